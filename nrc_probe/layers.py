@@ -1,0 +1,190 @@
+"""Which modules are scored, their weight as (out, d), and their input as (n, d)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from nrc_probe.errors import LayerError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+SCORED = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+POOLINGS = ("mean", "max", "flatten", "tokens", "first", "last")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A module whose input is scored."""
+
+    name: str
+    """Dotted `named_modules()` name."""
+    module: nn.Module
+
+    @property
+    def type(self) -> str:
+        """The module's class name."""
+        return type(self.module).__name__
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether features are the last axis (Linear) rather than the second (convolutions)."""
+        return isinstance(self.module, nn.Linear)
+
+    @property
+    def width(self) -> int:
+        """Input width d: features of a Linear, channels of a convolution."""
+        module = self.module
+        return int(module.in_features if isinstance(module, nn.Linear) else module.in_channels)  # type: ignore[arg-type]
+
+    @property
+    def out(self) -> int:
+        """Output width: features of a Linear, channels of a convolution."""
+        module = self.module
+        return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A module that is not scored, and why."""
+
+    name: str
+    type: str
+    reason: str
+
+
+def find_layers(
+    model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Layer], list[Skipped]]:
+    """The Linear and convolution modules of `model` that the patterns choose, and those they leave out.
+
+    include, exclude: globs on dotted names; an empty `include` chooses all.
+    Raises LayerError for an `include` pattern that matches nothing, and where no layer is left.
+    """
+    found = [
+        Layer(name, module) for name, module in model.named_modules() if isinstance(module, SCORED)
+    ]
+    names = [layer.name for layer in found]
+    for pattern in include:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise LayerError(f"layer '{pattern}' is not in the model; {_listing(names)}")
+    kept, skipped = [], []
+    for layer in found:
+        reason = _left_out(layer.name, include, exclude)
+        if reason:
+            skipped.append(Skipped(layer.name, layer.type, reason))
+        else:
+            kept.append(layer)
+    if not kept:
+        raise LayerError(f"no layer is left to score; {_listing(names)}")
+    return kept, skipped
+
+
+def unmatched(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The globs among `patterns` that match none of `names`."""
+    names = list(names)
+    return [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+
+
+def _left_out(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    for pattern in exclude:
+        if fnmatchcase(name, pattern):
+            return f"excluded by '{pattern}'"
+    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+        return "not chosen by --layers"
+    return None
+
+
+def _listing(names: Sequence[str], shown: int = 8) -> str:
+    if not names:
+        return "it has no Linear or convolution layer"
+    more = f", ... ({len(names)} in all)" if len(names) > shown else ""
+    return f"it has: {', '.join(names[:shown])}{more} (see 'nrc-probe layers')"
+
+
+def weight_matrix(layer: Layer) -> Tensor:
+    """The layer's weight as (out, d), on the CPU; a convolution's as (c_out * kernel, c_in).
+
+    Grouped convolutions are written out: a row is 0 in the channels of other groups.
+    """
+    module = layer.module
+    weight = module.weight.detach().cpu()
+    if isinstance(module, nn.Linear):
+        return weight  # type: ignore[no-any-return]
+    groups = int(module.groups)  # type: ignore[arg-type]
+    blocks = weight.chunk(groups) if isinstance(module, _TRANSPOSED) else _by_output(weight, groups)
+    return torch.block_diag(*(_rows_by_channel(block, module) for block in blocks))
+
+
+def _by_output(weight: Tensor, groups: int) -> Sequence[Tensor]:
+    return weight.chunk(groups)
+
+
+def _rows_by_channel(weight: Tensor, module: nn.Module) -> Tensor:
+    channel = 0 if isinstance(module, _TRANSPOSED) else 1
+    return weight.movedim(channel, -1).reshape(-1, weight.shape[channel])
+
+
+def pool(features: Tensor, layer: Layer, pooling: str, mask: Tensor | None = None) -> Tensor:
+    """A layer's input as (n, d): one row a sample, or with `tokens` one row a position (n * s, d).
+
+    features: (n, d), (n, ..., d) for a Linear, (n, d, ...) for a convolution. Positions are the axes
+    between, in raster order. mask: (n, s), true where a token counts; used where its shape fits.
+    """
+    if features.ndim == 2:
+        return features
+    tokens = features.flatten(1, -2) if layer.is_linear else features.flatten(2).transpose(1, 2)
+    if mask is None or mask.shape != tokens.shape[:2]:
+        return _pool_all(tokens, pooling)
+    return _pool_masked(tokens, mask.to(tokens.device).bool(), pooling)
+
+
+def _pool_all(tokens: Tensor, pooling: str) -> Tensor:
+    match pooling:
+        case "mean":
+            # float64: a mean over many positions in half precision loses digits
+            return tokens.mean(1, dtype=torch.float64)
+        case "max":
+            return tokens.amax(1)
+        case "first":
+            return tokens[:, 0]
+        case "last":
+            return tokens[:, -1]
+        case "tokens":
+            return tokens.flatten(0, 1)
+        case _:
+            return tokens.flatten(1)
+
+
+def _pool_masked(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    counts = mask.sum(1, keepdim=True)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    match pooling:
+        case "mean":
+            kept = tokens.double().masked_fill(~mask[..., None], 0)
+            return kept.sum(1) / counts
+        case "max":
+            return tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        case "first":
+            return tokens[rows, mask.int().argmax(1)]
+        case "last":
+            return tokens[rows, mask.shape[1] - 1 - mask.int().flip(1).argmax(1)]
+        case "tokens":
+            return tokens[mask]
+        case _:
+            return tokens.masked_fill(~mask[..., None], 0).flatten(1)
+
+
+def rows_per_sample(features: Tensor, layer: Layer, mask: Tensor | None) -> Tensor:
+    """How many rows each sample gives under `tokens` pooling: (n,) integers."""
+    if features.ndim == 2:
+        return torch.ones(len(features), dtype=torch.long)
+    spatial = features.shape[1:-1] if layer.is_linear else features.shape[2:]
+    positions = spatial.numel()
+    if mask is not None and mask.shape == (len(features), positions):
+        return mask.bool().sum(1).cpu()
+    return torch.full((len(features),), positions, dtype=torch.long)
