@@ -92,6 +92,8 @@ class Capture:
         return consume_input
 
     def _take(self, layer: Layer, features: Tensor) -> None:
+        if features.device.type == "mps":
+            features = features.cpu()  # that device has no float64
         self._calls[layer.name] += 1
         if self._calls[layer.name] == 1 and layer.name not in self.order:
             self.order.append(layer.name)
@@ -160,7 +162,7 @@ def _predictions(output: Any, targets: Tensor) -> Tensor:
             f"the network predicts shape {tuple(tensor.shape)}, but the targets of the batch have shape "
             f"({n}, {t}) (check which arrays are the targets: --targets, or [data] in nrc-probe.toml)"
         )
-    return tensor.reshape(n, t).double()
+    return tensor.reshape(n, t).to(targets.device).double()
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -111,22 +111,18 @@ def weight_matrix(layer: Layer) -> Tensor:
 
     Grouped convolutions are written out: a row is 0 in the channels of other groups.
     """
-    module = layer.module
-    weight = module.weight.detach().cpu()
-    if isinstance(module, nn.Linear):
-        return weight  # type: ignore[no-any-return]
-    groups = int(module.groups)  # type: ignore[arg-type]
-    blocks = weight.chunk(groups) if isinstance(module, _TRANSPOSED) else _by_output(weight, groups)
-    return torch.block_diag(*(_rows_by_channel(block, module) for block in blocks))
+    weight: Tensor = layer.module.weight.detach().cpu()  # type: ignore[operator]
+    if layer.is_linear:
+        return weight
+    channel = 0 if isinstance(layer.module, _TRANSPOSED) else 1
+    groups = weight.chunk(int(layer.module.groups))  # type: ignore[arg-type]
+    rows = [group.movedim(channel, -1).reshape(-1, group.shape[channel]) for group in groups]
+    return rows[0] if len(rows) == 1 else _block_diagonal(rows)
 
 
-def _by_output(weight: Tensor, groups: int) -> Sequence[Tensor]:
-    return weight.chunk(groups)
-
-
-def _rows_by_channel(weight: Tensor, module: nn.Module) -> Tensor:
-    channel = 0 if isinstance(module, _TRANSPOSED) else 1
-    return weight.movedim(channel, -1).reshape(-1, weight.shape[channel])
+def _block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return matrix
 
 
 def pool(features: Tensor, layer: Layer, pooling: str, mask: Tensor | None = None) -> Tensor:

@@ -141,6 +141,7 @@ def fit_linear_probe(moments: Moments, features: Spectrum, rcond: float) -> Line
     features: spectrum of the feature covariance of `moments`; `rcond` compares singular values of the
     features, so it is squared on their variances. Source: Rangamani & Unal 2026, NRC4.
     """
+    features, _ = _without_rounding(moments, features)
     P, rank = _truncated_solution(features, moments.cross_covariance, rcond)
     return LinearProbe(P, moments.mean_y - moments.mean_h @ P, rank)
 

@@ -55,7 +55,8 @@ class WeightSpectrum:
 
 def weight_spectrum(weight: Tensor, rank: int) -> WeightSpectrum:
     """The top `rank` + 1 singular values and right singular vectors of a weight (out, d), float64."""
-    eps = torch.finfo(weight.dtype).eps
+    # Half precision trains in float32 or rounds at random: its own epsilon would drown every value.
+    eps = min(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps)
     W = weight.double()
     small = min(W.shape)
     if small <= max(_WHOLE_SVD, rank):

@@ -1,0 +1,307 @@
+"""What was said, by options, nrc-probe.toml and checkpoint -> the network, the data and the settings of a run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from nrc_probe.architecture import Network, build_network
+from nrc_probe.checkpoint import Checkpoint, load_checkpoint
+from nrc_probe.config import Config, find_config, overlay, read_config, read_metadata
+from nrc_probe.dataset import Dataset, open_dataset, wrap_dataset
+from nrc_probe.errors import CheckpointError, ConfigError, DataError
+from nrc_probe.layers import POOLINGS
+from nrc_probe.moments import PRECISIONS
+from nrc_probe.result import CheckpointFacts, Settings, Thresholds
+from nrc_probe.spec import DataSpec, ModelSpec
+
+
+class Options(TypedDict, total=False):
+    """Everything `analyze` can be told; what is left out or None comes from nrc-probe.toml or a default."""
+
+    model: str | None
+    """Architecture: "mlp", "resnet", "torchvision:NAME" or a factory "package.module:function"."""
+    activation: str | None
+    """Activation of an inferred MLP (default relu)."""
+    model_options: Mapping[str, object] | None
+    """Keyword arguments of the architecture."""
+    heldout: object
+    """Rows that were not trained on: a path or whatever `data` takes."""
+    inputs: str | None
+    """Array, data set or column names, or ranges such as "0:8"."""
+    targets: str | None
+    """As `inputs`."""
+    standardize: Sequence[str] | str | None
+    """"inputs" and / or "targets", or a file that holds their means and deviations."""
+    images: str | None
+    """"auto", "nhwc" or "as-is"."""
+    config: str | Path | None
+    """An nrc-probe.toml to read instead of the nearest one."""
+    state_key: str | None
+    """Which of a checkpoint's state dicts to take."""
+    allow_code: bool
+    """Whether a factory named by a file may run."""
+    unsafe_pickle: bool
+    """Whether a pickle that needs code may run it."""
+    rank: int | str | None
+    """Signal dimension r: "target" (r = t, the default), "auto" (the targets' own rank) or an integer."""
+    rcond: float | None
+    """Cutoff of NRC4's least squares on singular values, relative to the largest (default 1e-3)."""
+    pooling: str | None
+    """How maps and tokens become one row: mean (default), max, flatten, tokens, first, last."""
+    precision: str | None
+    """"exact" (default) or "fast"."""
+    layers: Sequence[str] | None
+    """Globs on layer names; default all."""
+    exclude: Sequence[str] | None
+    """Globs on layer names to leave out."""
+    max_width: int | None
+    """Widest layer that is scored (default 8192)."""
+    limit: int | None
+    """Use only the first rows."""
+    thresholds: Mapping[str, float] | None
+    """Where conditions count as met: nrc1 0.2, nrc2 0.6, nrc3 0.7, nrc4_ratio 1.5."""
+    batch_size: int | None
+    """Rows per forward pass; scores do not depend on it."""
+    device: str | None
+    """"auto" (default: cuda, then mps, then cpu) or a torch device."""
+    threads: int | None
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """How to run; no score depends on it."""
+
+    device: torch.device
+    batch_size: int | None
+    threads: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The network under study, where it came from, and what was said about the run."""
+
+    facts: CheckpointFacts
+    network: Network
+    config: Config
+    notes: tuple[str, ...] = ()
+
+
+_DATA_OPTIONS = ("inputs", "targets", "images")
+_SCORE_OPTIONS = (
+    *("rank", "rcond", "pooling", "precision", "layers", "exclude", "max_width", "limit"),
+    *("thresholds", "batch_size", "device", "threads", "state_key"),
+)
+
+
+def open_subject(checkpoint: str | Path | nn.Module, options: Options) -> Subject:
+    """The network to study, from a checkpoint file or a live module.
+
+    Raises ProbeError's children for everything that is missing, broken or unknown.
+    """
+    _check_names(options)
+    said = _as_config(options)
+    if isinstance(checkpoint, nn.Module):
+        given = _given_config(options)
+        summary = f"{type(checkpoint).__name__}, a live module"
+        config = overlay(said, given) if given else said
+        _check_finite(checkpoint, summary)
+        return Subject(CheckpointFacts(None), Network(checkpoint, "module", summary, ()), config)
+    path = Path(checkpoint)
+    config = overlay(said, _given_config(options) or _found_config(path, options))
+    loaded = load_checkpoint(
+        path,
+        state_key=_text(config.score.get("state_key")),
+        unsafe_pickle=options.get("unsafe_pickle", False),
+    )
+    config = overlay(config, read_metadata(loaded, trusted=options.get("allow_code", False)))
+    network = build_network(loaded, config.model)
+    _check_finite(network.module, str(path))
+    return Subject(_facts(loaded), network, config, loaded.notes)
+
+
+def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset, Dataset | None]:
+    """The data set to run through the network and, where one is named, the held-out one.
+
+    Held-out rows are standardised by the first data set's mean and deviation.
+    """
+    spec = _described(subject.config.data, data)
+    training = _open(spec, data)
+    source = options.get("heldout")
+    heldout = _described(subject.config.heldout, source)
+    if source is None and heldout.path is None:
+        return training, None
+    return training, _open(heldout, source, statistics_of=training)
+
+
+def read_settings(config: Config) -> Settings:
+    """The options that scores depend on, defaults filled in. Raises ConfigError for impossible values."""
+    said = {key: value for key, value in config.score.items() if value is not None}
+    thresholds = said.get("thresholds", {})
+    unknown = set(thresholds) - set(Thresholds.__dataclass_fields__)
+    if unknown:
+        known = ", ".join(Thresholds.__dataclass_fields__)
+        raise ConfigError(f"threshold '{min(unknown)}' is unknown; there are: {known}")
+    return Settings(
+        rank=_rank(said.get("rank", "target")),
+        rcond=_rcond(said.get("rcond", 1e-3)),
+        pooling=_choice("pooling", said.get("pooling", "mean"), POOLINGS),
+        precision=_choice("precision", said.get("precision", "exact"), PRECISIONS),
+        thresholds=Thresholds(**thresholds),
+        layers=_globs(said.get("layers", ())),
+        exclude=_globs(said.get("exclude", ())),
+        max_width=_positive("max_width", said.get("max_width", 8192)),
+        limit=_positive("limit", said["limit"]) if "limit" in said else None,
+    )
+
+
+def read_running(config: Config) -> Running:
+    """How to run: device, batch size, threads. Raises ConfigError for a device that is not there."""
+    said = {key: value for key, value in config.score.items() if value is not None}
+    return Running(
+        device=_device(said.get("device", "auto")),
+        batch_size=_positive("batch_size", said["batch_size"]) if "batch_size" in said else None,
+        threads=_positive("threads", said["threads"]) if "threads" in said else None,
+    )
+
+
+# ---------------------------------------------------------------------------------- who said what
+
+
+def _check_names(options: Mapping[str, object]) -> None:
+    for name in options:
+        if name not in Options.__annotations__:
+            close = difflib.get_close_matches(name, Options.__annotations__, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"analyze has no option '{name}'{hint}")
+
+
+def _as_config(options: Options) -> Config:
+    extra = dict(options.get("model_options") or {})
+    if options.get("activation") is not None:
+        extra["activation"] = options["activation"]
+    data = {key: options.get(key) for key in _DATA_OPTIONS}
+    standardize = options.get("standardize")
+    if standardize is not None and not isinstance(standardize, str):
+        standardize = tuple(standardize)
+    score = {key: options.get(key) for key in _SCORE_OPTIONS if options.get(key) is not None}
+    spec = DataSpec(standardize=standardize, **data)  # type: ignore[arg-type]
+    return Config(
+        model=ModelSpec(options.get("model"), extra, trusted=True),
+        data=spec,
+        heldout=DataSpec(),
+        score=score,
+        path=None,
+    )
+
+
+def _given_config(options: Options) -> Config | None:
+    path = options.get("config")
+    return read_config(Path(path), trusted=True) if path is not None else None
+
+
+def _found_config(checkpoint: Path, options: Options) -> Config:
+    path = find_config(checkpoint)
+    if path is None:
+        return Config(ModelSpec(), DataSpec(), DataSpec(), {}, None)
+    return read_config(path, trusted=options.get("allow_code", False))
+
+
+def _described(spec: DataSpec, source: object) -> DataSpec:
+    """`spec` with a path that the user gave in place of its own."""
+    if isinstance(source, str | Path):
+        return replace(spec, path=str(source), trusted=True, folder=None)
+    return spec
+
+
+def _open(spec: DataSpec, source: object, statistics_of: Dataset | None = None) -> Dataset:
+    statistics = statistics_of.statistics if statistics_of else None
+    if source is not None and not isinstance(source, str | Path):
+        return wrap_dataset(source, spec, statistics=statistics)
+    if spec.path is None:
+        raise DataError(
+            "no data set is named: give --data FILE, or [data] in nrc-probe.toml, "
+            "or save the checkpoint with nrc_probe.save_checkpoint(..., data=FILE)"
+        )
+    return open_dataset(spec, statistics=statistics)
+
+
+def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
+    training = checkpoint.training
+    return CheckpointFacts(
+        path=str(checkpoint.path),
+        sha256=checkpoint.sha256,
+        format=checkpoint.format,
+        epoch=training.epoch,
+        step=training.step,
+        weight_decay=training.weight_decay,
+        learning_rate=training.learning_rate,
+    )
+
+
+def _check_finite(module: nn.Module, where: str) -> None:
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+            place = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
+            raise CheckpointError(
+                f"{where}: tensor '{name}' holds {tensor[tuple(place)].item()} at {place}; expected "
+                "finite values (training diverged: an earlier checkpoint of the run may be sound)"
+            )
+
+
+# --------------------------------------------------------------------------------- single settings
+
+
+def _rank(value: Any) -> int | str:
+    if value in ("target", "auto"):
+        return str(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}")
+    return value
+
+
+def _rcond(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ConfigError(f"rcond must be a number from 0 to below 1, got {value!r}")
+    return float(value)
+
+
+def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    return str(value)
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _device(name: Any) -> torch.device:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device {name!r} is unknown; there are: auto, cuda, mps, cpu") from error
+    if not present.get(device.type, False):
+        here = ", ".join(kind for kind, there in present.items() if there)
+        raise ConfigError(f"device '{name}' is not available; here there is: {here}")
+    return device

@@ -1,0 +1,327 @@
+"""What an analysis found: its fields, its JSON (schema nrc-probe/result/1), its tidy rows."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nrc_probe.errors import ProbeError
+from nrc_probe.last_layer_2024 import LastLayer2024
+from nrc_probe.layers import Skipped
+
+SCHEMA = "nrc-probe/result/1"
+CONDITIONS = ("nrc1", "nrc2", "nrc3", "nrc4")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where each condition counts as met. Dimensionless."""
+
+    nrc1: float = 0.2
+    """Met at or below."""
+    nrc2: float = 0.6
+    """Met at or above."""
+    nrc3: float = 0.7
+    """Met at or above."""
+    nrc4_ratio: float = 1.5
+    """Met at or below."""
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """Which file, and what training left in it; None where unknown."""
+
+    path: str | None
+    sha256: str | None = None
+    format: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    weight_decay: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which network was built around the tensors."""
+
+    source: str
+    """"inferred", "torchvision", "factory" or "module"."""
+    summary: str
+    parameters: int
+    assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Which rows were used. Variances are of the targets as the network saw them."""
+
+    path: str | None
+    sha256: str | None
+    n: int
+    input_shape: tuple[int, ...] | None
+    target_dim: int
+    target_rank: int | None
+    target_stable_rank: float
+    standardized: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that the scores depend on."""
+
+    rank: int | str
+    """As asked: "target", "auto" or an integer."""
+    rcond: float
+    pooling: str
+    precision: str
+    thresholds: Thresholds
+    layers: tuple[str, ...]
+    exclude: tuple[str, ...]
+    max_width: int
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One scored layer: its place, the four conditions and their companions; nan where undefined."""
+
+    index: int
+    """Place in run order, from 0."""
+    name: str
+    type: str
+    width: int
+    """Feature width d, after pooling."""
+    out: int
+    rank: int
+    """Signal dimension r used in this layer."""
+    nrc1: float
+    nrc2: float
+    nrc3: float
+    nrc4: float
+    """Squared target units, per element."""
+    nrc4_ratio: float
+    """nrc4 over the model's own error."""
+    nrc4_r2: float
+    nrc4_rank: int
+    nrc4_no_intercept: float
+    """Squared target units, per element."""
+    cka: float
+    nrc3_noise: float
+    nrc3_chance: float
+    eigengap_features: float
+    eigengap_weight: float
+    stable_rank_features: float
+    stable_rank_covariance: float
+    stable_rank_weight: float
+    effective_rank: float
+    conditions: Mapping[str, bool]
+    """Which of nrc1 ... nrc4 are met; an undefined one is not."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldoutLayer:
+    """The training rows' linear probe of one layer, on held-out rows."""
+
+    name: str
+    nrc4: float
+    """Squared target units, per element."""
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What the network and the probes do on rows that were not analysed."""
+
+    data: DataFacts
+    model_mse: float
+    model_r2: float
+    layers: tuple[HeldoutLayer, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What computed the result, where and when."""
+
+    nrc_probe: str
+    torch: str
+    numpy: str
+    device: str
+    seconds: float
+    created: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything one analysis found."""
+
+    checkpoint: CheckpointFacts
+    model: ModelFacts
+    data: DataFacts
+    settings: Settings
+    model_mse: float
+    """Mean squared error of the network per element, in squared target units."""
+    model_r2: float
+    layers: tuple[LayerResult, ...]
+    """In run order."""
+    skipped: tuple[Skipped, ...]
+    heldout: Heldout | None
+    last_layer_2024: LastLayer2024 | None
+    warnings: tuple[str, ...]
+    provenance: Provenance = field(compare=False)
+
+    @property
+    def first_collapsed_layer(self) -> str | None:
+        """The first layer such that it and every later one meet NRC1; None where there is none."""
+        return first_collapsed(self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain values in the order of the schema; an undefined number is None."""
+        body: dict[str, Any] = _plain(asdict(self))
+        head = {
+            key: body.pop(key)
+            for key in ("checkpoint", "model", "data", "settings", "model_mse", "model_r2")
+        }
+        return {
+            "schema": SCHEMA,
+            **head,
+            "first_collapsed_layer": self.first_collapsed_layer,
+            **body,
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The result as JSON text: numbers or null, never NaN."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Read what `to_json` wrote. Raises ProbeError where the text is not such a result."""
+        try:
+            return _from_dict(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ProbeError(
+                f"not a result of schema {SCHEMA}: {type(error).__name__}: {error}"
+            ) from error
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Tidy rows, one a layer, with what describes the checkpoint repeated; None where undefined."""
+        described = {
+            "checkpoint": self.checkpoint.path,
+            "epoch": self.checkpoint.epoch,
+            "weight_decay": self.checkpoint.weight_decay,
+        }
+        heldout = {layer.name: layer.nrc4 for layer in self.heldout.layers} if self.heldout else {}
+        rows = []
+        for layer in self.layers:
+            values = asdict(layer)
+            met = {f"{name}_met": value for name, value in values.pop("conditions").items()}
+            notes = "; ".join(values.pop("notes"))
+            row = {**described, **values, **met}
+            row |= {"nrc4_heldout": heldout.get(layer.name), "model_mse": self.model_mse}
+            row |= {"model_r2": self.model_r2, "notes": notes}
+            rows.append(_plain(row))
+        return rows
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        columns = ("name", "width", "rank", *CONDITIONS, "nrc4_ratio")
+        head = "".join(f"<th>{name}</th>" for name in columns)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{_cell(getattr(layer, name))}</td>" for name in columns)
+            + "</tr>"
+            for layer in self.layers
+        )
+        first = html.escape(self.first_collapsed_layer or "none")
+        caption = f"first collapsed layer: {first}; the network's own R²: {_cell(self.model_r2)}"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+
+def first_collapsed(layers: Sequence[LayerResult]) -> str | None:
+    """Name of the first layer such that it and every later one meet NRC1."""
+    first = None
+    for layer in reversed(layers):
+        if not layer.conditions["nrc1"]:
+            break
+        first = layer.name
+    return first
+
+
+def conditions_met(
+    nrc1: float, nrc2: float, nrc3: float, nrc4_ratio: float, at: Thresholds
+) -> dict[str, bool]:
+    """Which conditions hold at these thresholds; nan meets none."""
+    return {
+        "nrc1": nrc1 <= at.nrc1,
+        "nrc2": nrc2 >= at.nrc2,
+        "nrc3": nrc3 >= at.nrc3,
+        "nrc4": nrc4_ratio <= at.nrc4_ratio,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types only: tuples become lists, numbers that are not finite None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if math.isfinite(value) else "-"
+    return html.escape(str(value))
+
+
+def _from_dict(d: Mapping[str, Any]) -> Result:
+    if d["schema"] != SCHEMA:
+        raise ValueError(f"schema is {d['schema']!r}")
+    heldout, last = d["heldout"], d["last_layer_2024"]
+    settings = {**d["settings"], "thresholds": Thresholds(**d["settings"]["thresholds"])}
+    return Result(
+        checkpoint=CheckpointFacts(**d["checkpoint"]),
+        model=_build(ModelFacts, d["model"]),
+        data=_build(DataFacts, d["data"]),
+        settings=_build(Settings, settings),
+        model_mse=_number(d["model_mse"]),
+        model_r2=_number(d["model_r2"]),
+        layers=tuple(_build(LayerResult, layer) for layer in d["layers"]),
+        skipped=tuple(Skipped(**item) for item in d["skipped"]),
+        heldout=_heldout(heldout) if heldout else None,
+        last_layer_2024=_build(LastLayer2024, last) if last else None,
+        warnings=tuple(d["warnings"]),
+        provenance=_build(Provenance, d["provenance"]),
+    )
+
+
+def _heldout(d: Mapping[str, Any]) -> Heldout:
+    return Heldout(
+        data=_build(DataFacts, d["data"]),
+        model_mse=_number(d["model_mse"]),
+        model_r2=_number(d["model_r2"]),
+        layers=tuple(_build(HeldoutLayer, layer) for layer in d["layers"]),
+    )
+
+
+def _build(cls: Any, d: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON values: lists become tuples, null becomes nan in fields of type float."""
+    types = {name: f.type for name, f in cls.__dataclass_fields__.items()}
+    return cls(**{key: _restore(value, types[key]) for key, value in d.items()})
+
+
+def _restore(value: Any, kind: str) -> Any:
+    if value is None and kind == "float":
+        return math.nan
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
