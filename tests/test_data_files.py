@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from pathlib import Path
 
@@ -356,3 +357,12 @@ def test_a_factory_runs_only_for_the_user(tmp_path: Path) -> None:
 def test_no_path_names_the_ways_to_give_one() -> None:
     with pytest.raises(DataError, match=r"no data set: give --data, or \[data\] path"):
         open_dataset(DataSpec())
+
+
+def test_parquet_without_its_extra_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'nrc-probe\[parquet\]'"):
+        open_dataset(DataSpec("d.parquet", folder=tmp_path))
