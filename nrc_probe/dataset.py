@@ -1,0 +1,244 @@
+"""A saved data set, or a live one -> batches (inputs, targets), checked and prepared as asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nrc_probe.errors import DataError
+from nrc_probe.factory import is_factory, load_factory
+from nrc_probe.naming import Choice, choose, parse_columns
+from nrc_probe.preparing import Batch, Inputs, Preparation, as_columns, image_layout
+from nrc_probe.readers import read_contents
+from nrc_probe.rows import Array, block_rows
+from nrc_probe.sources import Source, array_source, as_arrays, live_source
+from nrc_probe.spec import DataSpec
+from nrc_probe.standardize import (
+    ROLES,
+    Statistics,
+    check_fit,
+    constant_notes,
+    measure,
+    read_statistics,
+)
+from nrc_probe.tables import array_columns
+
+__all__ = ["Batch", "Dataset", "Inputs", "Statistics", "open_dataset", "wrap_dataset"]
+
+_LABEL_VALUES = 100
+_PASS_ROWS = 1024
+"""Rows a batch in the pass that measures statistics."""
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: statistics are tensors
+class Dataset:
+    """Inputs and targets, read anew by each call of `batches`."""
+
+    path: str | None
+    """The file, or package.module:function; None for live data."""
+    sha256: str | None
+    """Of the file's bytes, inputs then targets where these are two; None for code and live data."""
+    n: int | None
+    """Rows; None where an iterable does not say."""
+    input_shape: tuple[int, ...] | None
+    """Of one prepared sample; None where the inputs are not one tensor."""
+    target_dim: int
+    statistics: Statistics
+    notes: tuple[str, ...]
+    """What was assumed, and what looks odd."""
+    _stream: Callable[[int, int | None], Iterator[Batch]] = field(repr=False)
+
+    @property
+    def standardized(self) -> tuple[str, ...]:
+        """Which of "inputs" and "targets" are standardised."""
+        return self.statistics.roles
+
+    def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Batches (inputs, targets) in row order, the last one as small as it comes.
+
+        Of a file: inputs float32 (n, ...). Of live data: as they come, and in the sizes they come,
+        if these are batches already. Targets always float64 (n, t).
+        limit: rows after which nothing more is read.
+        """
+        for name, value in (("batch size", batch_size), ("limit", limit)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} {value}: expected 1 or more")
+        return self._stream(batch_size, limit)
+
+
+def open_dataset(spec: DataSpec, *, statistics: Statistics | None = None) -> Dataset:
+    """The data set that `spec` names.
+
+    statistics: the training data's, for held-out data whose spec standardises by name.
+    Raises DataError, one line, for whatever is missing, damaged or not a table of numbers.
+    """
+    if spec.path is None:
+        raise DataError(
+            "no data set: give --data, or [data] path in nrc-probe.toml, "
+            "or save it in the checkpoint's metadata"
+        )
+    if is_factory(spec.path):
+        made = wrap_dataset(_call_factory(spec), spec, statistics=statistics)
+        return replace(made, path=spec.path)
+    path = _located(spec.path, spec)
+    if path.suffix == ".npy" and (spec.targets or "").endswith(".npy"):
+        choice, files = _two_files(path, spec)
+    else:
+        choice = choose(read_contents(path, str(path)), spec.inputs, spec.targets, str(path))
+        files = (path,)
+    source = array_source(choice, str(path))
+    return _dataset(source, spec, statistics, path=str(path), sha256=_fingerprint(files))
+
+
+def wrap_dataset(
+    source: object, spec: DataSpec | None = None, *, statistics: Statistics | None = None
+) -> Dataset:
+    """The data set around a live object.
+
+    source: a torch Dataset or DataLoader, another iterable of batches (x, y), a pair of arrays
+    (x, y), or a mapping of arrays.
+    spec: which arrays of a mapping, and what is standardised. statistics: as `open_dataset`.
+    """
+    spec = spec or DataSpec()
+    place = spec.path or "data"
+    arrays = as_arrays(source)
+    if arrays is None:
+        return _dataset(live_source(source, place), spec, statistics)
+    if isinstance(source, tuple):
+        choice = Choice(arrays["x"], arrays["y"])
+    else:
+        choice = choose(arrays, spec.inputs, spec.targets, place)
+    return _dataset(array_source(choice, place), spec, statistics)
+
+
+def _dataset(
+    source: Source,
+    spec: DataSpec,
+    statistics: Statistics | None,
+    *,
+    path: str | None = None,
+    sha256: str | None = None,
+) -> Dataset:
+    place = path or spec.path or "data"
+    preparation, notes = _preparation(source, spec, place)
+    shape = _sample_shape(source, preparation)
+    target_dim = as_columns(source.sample, place).shape[1]
+    found, more = _statistics(source, spec, preparation, statistics)
+    check_fit(found.inputs, shape, "inputs", place)
+    check_fit(found.targets, (target_dim,), "targets", place)
+    ready = replace(preparation, statistics=found)
+    return Dataset(
+        path=path,
+        sha256=sha256,
+        n=source.n,
+        input_shape=shape,
+        target_dim=target_dim,
+        statistics=found,
+        notes=(*source.notes, *notes, *more, *constant_notes(found), *_label_notes(source.sample)),
+        _stream=lambda size, limit: ready.batches(source.pairs(size, limit)),
+    )
+
+
+def _preparation(source: Source, spec: DataSpec, place: str) -> tuple[Preparation, tuple[str, ...]]:
+    """How batches are prepared, before statistics: live inputs are left alone unless asked."""
+    asked = spec.images or ("as-is" if source.is_live else "auto")
+    images, notes = image_layout(source.shape or (), source.dtype, asked, place)
+    return Preparation(place, images, dtype=None if source.is_live else torch.float32), notes
+
+
+def _sample_shape(source: Source, preparation: Preparation) -> tuple[int, ...] | None:
+    if source.shape is None:
+        return None
+    sample = source.shape[1:]
+    return (sample[2], *sample[:2]) if preparation.images == "nhwc" else sample
+
+
+def _statistics(
+    source: Source, spec: DataSpec, preparation: Preparation, given: Statistics | None
+) -> tuple[Statistics, tuple[str, ...]]:
+    """What `spec.standardize` asks for: a file's statistics, those given, or the data's own."""
+    asked, place = spec.standardize, preparation.place
+    if not asked:
+        return Statistics(), ()
+    if isinstance(asked, str):
+        return read_statistics(_located(asked, spec), asked)
+    if unknown := set(asked) - set(ROLES):
+        raise DataError(f"{place}: standardize '{min(unknown)}': expected inputs or targets")
+    if given is not None:
+        return _chosen(given, asked, place), ()
+    if source.is_once:
+        raise DataError(
+            f"{place}: standardising needs a second pass, and this iterator gives its batches "
+            "once; pass a list, a DataLoader, or a file of statistics"
+        )
+    rows = min(_PASS_ROWS, block_rows(source.shape or (1,), 8))
+    return measure(preparation.unscaled().batches(source.pairs(rows, None)), asked, place), ()
+
+
+def _chosen(given: Statistics, roles: tuple[str, ...], place: str) -> Statistics:
+    """The training data's statistics of these roles; DataError where it has none."""
+    if missing := set(roles) - set(given.roles):
+        raise DataError(
+            f"{place}: {min(missing)} are to be standardised as in training, "
+            "but the training data's are not: ask for both or neither"
+        )
+    return Statistics(**{role: getattr(given, role) for role in roles})
+
+
+def _label_notes(targets: Tensor) -> tuple[str, ...]:
+    """A note where the first targets look like class labels: whole numbers, one column, few."""
+    if targets.is_floating_point() or targets.numel() != len(targets):
+        return ()
+    distinct = len(set(targets.flatten().tolist()))
+    if distinct > _LABEL_VALUES:
+        return ()
+    return (
+        f"targets are whole numbers of {distinct} distinct values, as class labels are: "
+        "these scores are about regression",
+    )
+
+
+def _two_files(path: Path, spec: DataSpec) -> tuple[Choice, tuple[Path, ...]]:
+    """Inputs in one .npy file, all of it or columns; targets in another, all of it."""
+    second = _located(str(spec.targets), spec)
+    inputs = _npy(path)
+    if spec.inputs is not None and len(inputs.shape) == 2:
+        table = array_columns(inputs)
+        inputs = table.select(parse_columns(spec.inputs, table, str(path)))
+    elif spec.inputs is not None:
+        raise DataError(f"{path}: inputs '{spec.inputs}': expected (n, d), got {inputs.shape}")
+    return Choice(inputs, _npy(second)), (path, second)
+
+
+def _npy(path: Path) -> Array:
+    contents = read_contents(path, str(path))
+    assert isinstance(contents, Mapping)
+    return replace(contents["array"], name=path.name)
+
+
+def _call_factory(spec: DataSpec) -> object:
+    function = load_factory(str(spec.path), trusted=spec.trusted, folder=spec.folder)
+    try:
+        return function(**spec.options)
+    except Exception as error:  # the user's function may fail in any way
+        raise DataError(f"{spec.path} failed ({type(error).__name__}: {error})") from error
+
+
+def _located(path: str, spec: DataSpec) -> Path:
+    """A path as the spec means it: relative to its folder, if it has one."""
+    return (spec.folder or Path()) / Path(path).expanduser()
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Which arrays or columns are the inputs and which the targets: as named, or guessed and noted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nrc_probe.errors import DataError
+from nrc_probe.readers import Contents
+from nrc_probe.rows import Array
+from nrc_probe.tables import Table, array_columns
+
+_INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images")
+_TARGET_WORDS = ("y", "Y", "targets", "target", "actions", "labels", "outputs")
+_WAY_OUT = "name them with --inputs and --targets, or in [data] of nrc-probe.toml"
+_LISTED = 12
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: as Array
+class Choice:
+    """The two arrays of a regression, and what was guessed to find them."""
+
+    inputs: Array
+    targets: Array
+    notes: tuple[str, ...] = ()
+
+
+def choose(contents: Contents, inputs: str | None, targets: str | None, place: str) -> Choice:
+    """The inputs and targets in a file, by the names given or by the usual ones.
+
+    Raises DataError where a name is not there or nothing fits; it lists what is.
+    """
+    if isinstance(contents, Table):
+        return _choose_columns(contents, inputs, targets, place)
+    sole = next(iter(contents.values())) if len(contents) == 1 else None
+    if sole is not None and inputs not in contents and len(sole.shape) == 2:
+        return _choose_columns(array_columns(sole), inputs, targets, place)
+    return _choose_arrays(contents, inputs, targets, place)
+
+
+def _choose_arrays(
+    arrays: Mapping[str, Array], inputs: str | None, targets: str | None, place: str
+) -> Choice:
+    for name in (inputs, targets):
+        if name is not None and name not in arrays:
+            raise DataError(f"{place}: has no array '{name}'; it has {_listing(arrays)}")
+    found_inputs = inputs or _guess_array(arrays, _INPUT_WORDS, targets)
+    found_targets = targets or _guess_array(arrays, _TARGET_WORDS, inputs)
+    if found_inputs is None or found_targets is None:
+        missing = "inputs" if found_inputs is None else "targets"
+        raise DataError(
+            f"{place}: which array holds the {missing}? It has {_listing(arrays)}; {_WAY_OUT}"
+        )
+    guesses = {"inputs": (inputs, found_inputs), "targets": (targets, found_targets)}
+    return Choice(
+        arrays[found_inputs],
+        arrays[found_targets],
+        tuple(
+            f"{role} taken from array '{found}'"
+            for role, (given, found) in guesses.items()
+            if given is None
+        ),
+    )
+
+
+def _guess_array(
+    arrays: Mapping[str, Array], words: tuple[str, ...], other: str | None
+) -> str | None:
+    return next((word for word in words if word in arrays and word != other), None)
+
+
+def _listing(arrays: Mapping[str, Array]) -> str:
+    texts = [str(array) for array in arrays.values()]
+    more = f", and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return (", ".join(texts[:_LISTED]) + more) or "no arrays"
+
+
+def _choose_columns(table: Table, inputs: str | None, targets: str | None, place: str) -> Choice:
+    places: dict[str, tuple[int, ...]] = {}
+    notes: list[str] = []
+    for role, text, words in (
+        ("inputs", inputs, _INPUT_WORDS),
+        ("targets", targets, _TARGET_WORDS),
+    ):
+        if text is not None:
+            places[role] = parse_columns(text, table, place)
+        else:
+            places[role] = _guess_columns(table, words, role, place)
+            notes.append(f"{role} taken from {_column_text(table, places[role])}")
+    if shared := set(places["inputs"]) & set(places["targets"]):
+        notes.append(f"{_column_text(table, tuple(sorted(shared)))} in both inputs and targets")
+    return Choice(table.select(places["inputs"]), table.select(places["targets"]), tuple(notes))
+
+
+def _guess_columns(table: Table, words: tuple[str, ...], role: str, place: str) -> tuple[int, ...]:
+    """The columns called by the first word that fits: y, or y0, y1, ... or y_0, y[1], ..."""
+    for word in words:
+        pattern = re.compile(re.escape(word) + r"([_.\-\[ ]?\d+\]?)?")
+        found = tuple(i for i, name in enumerate(table.names) if pattern.fullmatch(name))
+        if found:
+            return found
+    raise DataError(
+        f"{place}: which columns hold the {role}? It has {_columns_there(table)}; {_WAY_OUT}"
+    )
+
+
+def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:
+    """The places of the columns that `text` names: "a,b", "0:8", "0,2,5:7", "-2:"."""
+    if text in table.names:
+        return (table.names.index(text),)
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(column for part in parts for column in _one_part(part, table, place))
+
+
+def _one_part(part: str, table: Table, place: str) -> tuple[int, ...]:
+    if part in table.names:
+        return (table.names.index(part),)
+    span = re.fullmatch(r"(-?\d+)?(:)?(-?\d+)?", part)
+    if span is None or not part:
+        raise DataError(f"{place}: has no column '{part}'; it has {_columns_there(table)}")
+    columns = range(table.width)
+    bounds = [int(bound) for bound in (span[1], span[3]) if bound is not None]
+    if any(not -table.width <= bound <= table.width for bound in bounds):
+        raise DataError(f"{place}: columns '{part}' are not there; it has {_columns_there(table)}")
+    if span[2]:
+        found = columns[slice(*(int(bound) if bound else None for bound in (span[1], span[3])))]
+    else:
+        found = columns[int(part) :][:1] if int(part) < table.width else range(0)
+    if not found:
+        raise DataError(f"{place}: columns '{part}' are none; it has {_columns_there(table)}")
+    return tuple(found)
+
+
+def _columns_there(table: Table) -> str:
+    if not table.names:
+        return f"{table.width} columns without names (0:{table.width})"
+    return f"{table.width} columns: {_names(table.names)}"
+
+
+def _column_text(table: Table, columns: tuple[int, ...]) -> str:
+    names = [table.names[column] if table.names else str(column) for column in columns]
+    return f"column{'s' if len(names) > 1 else ''} {_names(names)}"
+
+
+def _names(names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(names[:_LISTED])
+    return f"{shown}, ... {names[-1]}" if len(names) > _LISTED else shown

@@ -1,0 +1,368 @@
+"""Every file format gives the same rows, streams, and fails in one line that names the way out."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file as save_safetensors
+
+from nrc_probe import rows
+from nrc_probe.dataset import Dataset, open_dataset
+from nrc_probe.errors import CodeRefusedError, DataError
+from nrc_probe.spec import DataSpec
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 4)).astype(np.float32)
+Y = RNG.normal(size=(50, 2))
+
+
+def read(
+    dataset: Dataset, batch_size: int = 7, limit: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = zip(*dataset.batches(batch_size, limit), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def write_csv(path: Path, header: str = "", delimiter: str = ",") -> None:
+    np.savetxt(
+        path, np.hstack([X, Y]), delimiter=delimiter, header=header, comments="", fmt="%.17g"
+    )
+
+
+def write_hdf5(path: Path, **options: object) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=X, **options)
+        file.create_dataset("y", data=Y)
+
+
+def write_parquet(path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {f"x{i}": X[:, i] for i in range(4)} | {f"y{i}": Y[:, i] for i in range(2)}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=20)
+
+
+WRITERS = {
+    "d.npz": lambda path: np.savez(path, x=X, y=Y),
+    "compressed.npz": lambda path: np.savez_compressed(path, x=X, y=Y),
+    "fortran.npz": lambda path: np.savez(path, x=np.asfortranarray(X), y=np.asfortranarray(Y)),
+    "bigendian.npz": lambda path: np.savez(path, x=X.astype(">f4"), y=Y.astype(">f8")),
+    "named.csv": lambda path: write_csv(path, "x0,x1,x2,x3,y0,y1"),
+    "tabs.csv": lambda path: write_csv(path, "x0\tx1\tx2\tx3\ty0\ty1", "\t"),
+    "semicolons.csv": lambda path: write_csv(path, '"x0";"x1";"x2";"x3";"y0";"y1"', ";"),
+    "commented.csv": lambda path: write_csv(path, "# made by hand\n# x0,x1,x2,x3,y0,y1"),
+    "d.h5": write_hdf5,
+    "chunked.hdf5": lambda path: write_hdf5(path, chunks=(3, 2), compression="gzip"),
+    "d.safetensors": lambda path: save_safetensors({"x": X, "y": Y}, path),
+    "d.pt": lambda path: torch.save({"x": torch.tensor(X), "y": torch.tensor(Y)}, path),
+    "old.pth": lambda path: torch.save(
+        {"x": torch.tensor(X), "y": torch.tensor(Y)}, path, _use_new_zipfile_serialization=False
+    ),
+    "pair.pt": lambda path: torch.save((torch.tensor(X), torch.tensor(Y)), path),
+    "d.parquet": write_parquet,
+}
+BINARY = [name for name in WRITERS if not name.endswith((".csv", ".parquet"))]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_rows_that_were_written(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    dataset = open_dataset(DataSpec(path=name, folder=tmp_path))
+    inputs, targets = read(dataset)
+    assert (dataset.n, dataset.input_shape, dataset.target_dim) == (50, (4,), 2)
+    assert inputs.dtype == torch.float32
+    assert targets.dtype == torch.float64
+    np.testing.assert_array_equal(inputs, X)
+    np.testing.assert_array_equal(targets, Y)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_reads_in_small_blocks_twice_and_stops_at_the_limit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 100)
+    WRITERS[name](tmp_path / name)
+    dataset = open_dataset(DataSpec(path=str(tmp_path / name)))
+    for _ in range(2):
+        np.testing.assert_array_equal(read(dataset, 8, limit=19)[0], X[:19])
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_file_cut_in_half_is_named_as_damaged(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    WRITERS[name](path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2 + 1])
+    with pytest.raises(DataError, match=f"{path}: ") as caught:
+        read(open_dataset(DataSpec(path=str(path))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"d\.parquet: not a readable \.parquet file"):
+        open_dataset(DataSpec(path="d.parquet", folder=tmp_path))
+
+
+def test_a_flipped_byte_in_an_npz_is_noticed_while_streaming(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, x=X, y=Y)
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"d\.npz: not a readable \.npz file \(Bad CRC-32"):
+        read(open_dataset(DataSpec(path=str(path))))
+
+
+def test_hdf5_is_never_read_in_more_than_one_block_of_whole_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hdf5(tmp_path / "d.h5", chunks=(6, 4))
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 13 * 16)
+    seen: list[slice] = []
+    read_slice = h5py.Dataset.__getitem__
+
+    def watched(self: h5py.Dataset, key: slice) -> object:
+        seen.append(key)
+        return read_slice(self, key)
+
+    dataset = open_dataset(DataSpec(path="d.h5", folder=tmp_path))
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
+    read(dataset, batch_size=50)
+    assert slice(0, 12) in seen
+    assert all(key.stop - key.start <= 13 for key in seen)
+
+
+def test_the_limit_ends_the_reading_of_an_hdf5_file_and_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hdf5(tmp_path / "d.h5")
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 5 * 16)
+    dataset = open_dataset(DataSpec(path="d.h5", folder=tmp_path))
+    stream = dataset.batches(10, limit=10)
+    assert len(next(stream)[0]) == 10
+    assert next(stream, None) is None
+    h5py.File(tmp_path / "d.h5", "a").close()  # HDF5 refuses this while a reader holds the file
+
+
+def test_npy_inputs_and_targets_can_lie_in_two_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y[:, 0])
+    dataset = open_dataset(DataSpec(path="x.npy", targets="y.npy", folder=tmp_path))
+    inputs, targets = read(dataset)
+    np.testing.assert_array_equal(inputs, X)
+    np.testing.assert_array_equal(targets, Y[:, :1])
+    np.save(tmp_path / "y.npy", Y[:, 1])
+    again = open_dataset(DataSpec(path="x.npy", targets="y.npy", folder=tmp_path))
+    assert again.sha256 != dataset.sha256
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "taken", "aimed"),
+    [
+        ("0:4", "4:6", [0, 1, 2, 3], [4, 5]),
+        ("0,2,3:5", "-2:", [0, 2, 3, 4], [4, 5]),
+        (":2", "-1", [0, 1], [5]),
+        ("5,0", "4", [5, 0], [4]),
+    ],
+)
+def test_one_matrix_is_split_by_column_ranges(
+    inputs: str, targets: str, taken: list[int], aimed: list[int], tmp_path: Path
+) -> None:
+    both = np.hstack([X.astype(float), Y])
+    np.save(tmp_path / "d.npy", both)
+    found = read(open_dataset(DataSpec("d.npy", inputs, targets, folder=tmp_path)))
+    np.testing.assert_array_equal(found[0], both[:, taken].astype(np.float32))
+    np.testing.assert_array_equal(found[1], both[:, aimed])
+
+
+def test_csv_columns_are_chosen_by_name_and_text_elsewhere_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("file,age,width,height\na.png,1,2,3\n\nb.png,4,5,6\n")
+    found = read(open_dataset(DataSpec("d.csv", "width, height", "age", folder=tmp_path)))
+    np.testing.assert_array_equal(found[0], [[2, 3], [5, 6]])
+    np.testing.assert_array_equal(found[1], [[1], [4]])
+
+
+def test_hdf5_data_sets_can_be_nested_and_guesses_are_noted(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["train/x"] = X
+        file["actions"] = Y
+    dataset = open_dataset(DataSpec("d.h5", inputs="train/x", folder=tmp_path))
+    assert dataset.notes == ("targets taken from array 'actions'",)
+
+
+def test_x_is_guessed_before_observations(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", observations=Y, x=X, y=Y)
+    assert open_dataset(DataSpec("d.npz", folder=tmp_path)).notes == (
+        "inputs taken from array 'x'",
+        "targets taken from array 'y'",
+    )
+
+
+def test_the_fingerprint_is_the_sha256_of_the_file(tmp_path: Path) -> None:
+    import hashlib
+
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    expected = hashlib.sha256((tmp_path / "d.npz").read_bytes()).hexdigest()
+    assert open_dataset(DataSpec("d.npz", folder=tmp_path)).sha256 == expected
+
+
+ARRAY_ERRORS = {
+    "two arrays, one known": (
+        {"x": X, "score": Y},
+        {},
+        r"which array holds the targets\? It has x \(50, 4\), score \(50, 2\); name them",
+    ),
+    "a name that is not there": (
+        {"x": X, "y": Y},
+        {"inputs": "obs"},
+        r"has no array 'obs'; it has x \(50, 4\), y \(50, 2\)",
+    ),
+    "different lengths": (
+        {"x": X, "y": Y[:49]},
+        {},
+        "inputs 'x' have 50 rows, targets 'y' have 49; expected as many",
+    ),
+    "no rows": ({"x": X[:0], "y": Y[:0]}, {}, r"inputs 'x' have shape \(0, 4\): no rows"),
+    "targets of three dimensions": (
+        {"x": X, "y": np.zeros((50, 2, 3))},
+        {},
+        r"targets 'y' have shape \(50, 2, 3\); expected \(n,\) or \(n, t\)",
+    ),
+    "a scalar": ({"x": np.float64(1), "y": Y}, {}, "inputs 'x' are a single number; expected rows"),
+    "complex": ({"x": X + 1j, "y": Y}, {}, "inputs 'x' hold complex64; expected real numbers"),
+    "text": ({"x": X, "y": np.array(["a"] * 50)}, {}, "targets 'y' hold str32; expected real"),
+    "objects": ({"x": np.array([None] * 50), "y": Y}, {}, "inputs 'x' hold object; expected real"),
+    "an unknown layout": ({"x": X, "y": Y}, {"images": "nwhc"}, "images = 'nwhc': expected auto"),
+}
+
+
+@pytest.mark.parametrize("case", ARRAY_ERRORS)
+def test_arrays_that_are_no_regression_are_refused(case: str, tmp_path: Path) -> None:
+    arrays, options, message = ARRAY_ERRORS[case]
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError, match=rf"d\.npz: {message}"):
+        open_dataset(DataSpec("d.npz", folder=tmp_path, **options))
+
+
+@pytest.mark.parametrize(
+    ("role", "value", "place"),
+    [("x", np.nan, "row 37, column 2"), ("y", np.inf, "row 37, column 1")],
+)
+def test_the_first_value_that_is_not_finite_is_located(
+    role: str, value: float, place: str, tmp_path: Path
+) -> None:
+    arrays = {"x": X.copy(), "y": Y.copy()}
+    arrays[role][37, int(place[-1])] = value
+    arrays[role][40] = value
+    np.savez(tmp_path / "d.npz", **arrays)
+    name = {"x": "inputs", "y": "targets"}[role]
+    for spec in (
+        DataSpec("d.npz", folder=tmp_path),
+        DataSpec("d.npz", standardize=(name,), folder=tmp_path),
+    ):
+        with pytest.raises(DataError, match=rf"{name} at {place} \(from 0\): .* got {value}; drop"):
+            read(open_dataset(spec), 8)
+
+
+def test_a_number_too_large_for_float32_is_located(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.array([[1.0], [1e300]]), y=Y[:2])
+    with pytest.raises(DataError, match=r"row 1, column 0 .* finite float32 number, got 1e\+300"):
+        read(open_dataset(DataSpec("d.npz", folder=tmp_path)))
+
+
+CSV_ERRORS = {
+    "not a number": ("x,y\n1,2\n\n3,abc\n", {}, "line 4: expected a number, got 'abc'"),
+    "a gap": ("x,y\n1,2\n,4\n", {}, "line 3: expected a number, got ''"),
+    "ragged": ("x,y\n1,2\n3\n", {}, "line 3 has 1 columns, the lines before it 2"),
+    "only a header": ("x,y\n", {}, r"inputs 'columns' have shape \(0, 1\): no rows"),
+    "strange names": (
+        "a,b\n1,2\n",
+        {},
+        r"which columns hold the inputs\? It has 2 columns: a, b; name",
+    ),
+    "no names": ("1,2\n3,4\n", {}, r"which .* It has 2 columns without names \(0:2\); name them"),
+    "a wrong name": ("a,b\n1,2\n", {"inputs": "c"}, "has no column 'c'; it has 2 columns: a, b"),
+    "out of range": ("1,2\n3,4\n", {"inputs": "0:3"}, "columns '0:3' are not there; it has 2 col"),
+    "none": ("1,2\n3,4\n", {"inputs": "1:1"}, "columns '1:1' are none; it has 2 columns"),
+}
+
+
+@pytest.mark.parametrize("case", CSV_ERRORS)
+def test_text_that_is_no_table_of_numbers_is_located(case: str, tmp_path: Path) -> None:
+    text, options, message = CSV_ERRORS[case]
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"d\.csv: {message}"):
+        open_dataset(DataSpec("d.csv", folder=tmp_path, **options))
+
+
+def test_files_that_are_not_data_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    for name, message in {
+        "missing.npz": "there is no such file; expected .npz, .npy, .csv, .h5,",
+        "folder": "a folder; expected one file: .npz, .npy",
+        "notes.txt": "unknown kind of file '.txt'; expected .npz, .npy",
+        "empty.npz": r"the file is empty \(0 bytes\)",
+    }.items():
+        with pytest.raises(DataError, match=f"{name}: {message}"):
+            open_dataset(DataSpec(name, folder=tmp_path))
+
+
+def test_a_header_that_claims_more_than_the_archive_holds_is_refused_unread(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 8)}
+    )
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
+    with pytest.raises(
+        DataError, match=r"array 'x': its header claims \(1000000000000, 8\) float64"
+    ):
+        open_dataset(DataSpec("d.npz", folder=tmp_path))
+
+
+def test_a_torch_file_that_needs_code_is_refused_by_the_name_of_the_code(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    torch.save(data, tmp_path / "d.pt")
+    with pytest.raises(
+        DataError, match=r"would run code \(torch.utils.data.dataset.TensorDataset\)"
+    ):
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+
+
+def test_a_factory_runs_only_for_the_user(tmp_path: Path) -> None:
+    (tmp_path / "my_rows.py").write_text(
+        "import numpy as np\ndef make(n):\n    return [(np.ones((n, 3)), np.ones(n))]\n"
+    )
+    spec = DataSpec("my_rows:make", options={"n": 5}, folder=tmp_path)
+    with pytest.raises(CodeRefusedError, match="'my_rows:make' would run code"):
+        open_dataset(spec)
+    dataset = open_dataset(DataSpec(spec.path, options={"n": 5}, folder=tmp_path, trusted=True))
+    assert (dataset.path, dataset.sha256, dataset.n) == ("my_rows:make", None, 5)
+    with pytest.raises(DataError, match=r"my_rows:make failed \(TypeError: make\(\) missing 1"):
+        open_dataset(DataSpec(spec.path, folder=tmp_path, trusted=True))
+
+
+def test_no_path_names_the_ways_to_give_one() -> None:
+    with pytest.raises(DataError, match=r"no data set: give --data, or \[data\] path"):
+        open_dataset(DataSpec())
+
+
+def test_parquet_without_its_extra_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'nrc-probe\[parquet\]'"):
+        open_dataset(DataSpec("d.parquet", folder=tmp_path))
