@@ -1,0 +1,47 @@
+"""nrc-probe: which layers of a trained regression network have collapsed, and how far.
+
+The public names load on first use, so that importing the package, and `nrc-probe --help`, stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nrc_probe.errors import ProbeError
+    from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.result import LayerResult, Result, Thresholds
+    from nrc_probe.saving import save_checkpoint
+
+__all__ = [
+    "LayerResult",
+    "ProbeError",
+    "Result",
+    "Thresholds",
+    "analyze",
+    "list_layers",
+    "save_checkpoint",
+]
+__version__ = version("nrc-probe")
+
+_HOMES = {
+    "LayerResult": "result",
+    "ProbeError": "errors",
+    "Result": "result",
+    "Thresholds": "result",
+    "analyze": "probe",
+    "list_layers": "probe",
+    "save_checkpoint": "saving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nrc_probe' has no attribute '{name}'")
+    return getattr(import_module(f"nrc_probe.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nrc_probe.architecture import Network, build_network
 from nrc_probe.checkpoint import Checkpoint, load_checkpoint
 from nrc_probe.config import Config, find_config, overlay, read_config, read_metadata
-from nrc_probe.dataset import Dataset, open_dataset, wrap_dataset
+from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
 from nrc_probe.errors import CheckpointError, ConfigError, DataError
 from nrc_probe.layers import POOLINGS
 from nrc_probe.moments import PRECISIONS
@@ -94,28 +94,29 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-_DATA_OPTIONS = ("inputs", "targets", "images")
 _SCORE_OPTIONS = (
     *("rank", "rcond", "pooling", "precision", "layers", "exclude", "max_width", "limit"),
     *("thresholds", "batch_size", "device", "threads", "state_key"),
 )
 
 
-def open_subject(checkpoint: str | Path | nn.Module, options: Options) -> Subject:
+def open_subject(
+    checkpoint: str | Path | nn.Module, options: Options, data: object = None
+) -> Subject:
     """The network to study, from a checkpoint file or a live module.
 
     Raises ProbeError's children for everything that is missing, broken or unknown.
     """
     _check_names(options)
-    said = _as_config(options)
+    said = _as_config(options, data)
     if isinstance(checkpoint, nn.Module):
-        given = _given_config(options)
         summary = f"{type(checkpoint).__name__}, a live module"
-        config = overlay(said, given) if given else said
         _check_finite(checkpoint, summary)
-        return Subject(CheckpointFacts(None), Network(checkpoint, "module", summary, ()), config)
+        network = Network(checkpoint, "module", summary, ())
+        return Subject(CheckpointFacts(None), network, overlay(said, _given_config(options)))
     path = Path(checkpoint)
-    config = overlay(said, _given_config(options) or _found_config(path, options))
+    file = _given_config(options) if options.get("config") else _found_config(path, options)
+    config = overlay(said, file)
     loaded = load_checkpoint(
         path,
         state_key=_text(config.score.get("state_key")),
@@ -132,13 +133,12 @@ def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset
 
     Held-out rows are standardised by the first data set's mean and deviation.
     """
-    spec = _described(subject.config.data, data)
-    training = _open(spec, data)
-    source = options.get("heldout")
-    heldout = _described(subject.config.heldout, source)
-    if source is None and heldout.path is None:
-        return training, None
-    return training, _open(heldout, source, statistics_of=training)
+    config, heldout = subject.config, options.get("heldout")
+    training = _open(config.data, data, None)
+    if heldout is not None and not _is_path(heldout):
+        config = replace(config, heldout=replace(config.heldout, path="held-out data"))
+    spec = config.held_out()
+    return training, _open(spec, heldout, training.statistics) if spec else None
 
 
 def read_settings(config: Config) -> Settings:
@@ -183,48 +183,50 @@ def _check_names(options: Mapping[str, object]) -> None:
             raise ConfigError(f"analyze has no option '{name}'{hint}")
 
 
-def _as_config(options: Options) -> Config:
+def _as_config(options: Options, data: object) -> Config:
+    """The options as if a file had said them."""
     extra = dict(options.get("model_options") or {})
     if options.get("activation") is not None:
         extra["activation"] = options["activation"]
-    data = {key: options.get(key) for key in _DATA_OPTIONS}
-    standardize = options.get("standardize")
-    if standardize is not None and not isinstance(standardize, str):
-        standardize = tuple(standardize)
-    score = {key: options.get(key) for key in _SCORE_OPTIONS if options.get(key) is not None}
-    spec = DataSpec(standardize=standardize, **data)  # type: ignore[arg-type]
+    standardize, heldout = options.get("standardize"), options.get("heldout")
     return Config(
         model=ModelSpec(options.get("model"), extra, trusted=True),
-        data=spec,
-        heldout=DataSpec(),
-        score=score,
-        path=None,
+        data=DataSpec(
+            path=str(data) if _is_path(data) else None,
+            inputs=options.get("inputs"),
+            targets=options.get("targets"),
+            standardize=standardize if isinstance(standardize, str) else _tuple(standardize),
+            images=options.get("images"),
+            trusted=True,
+        ),
+        heldout=DataSpec(path=str(heldout) if _is_path(heldout) else None, trusted=True),
+        score={
+            name: value for name, value in options.items() if name in _SCORE_OPTIONS and value is not None
+        },
     )
 
 
-def _given_config(options: Options) -> Config | None:
+def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
+
+
+def _is_path(source: object) -> bool:
+    return isinstance(source, str | Path)
+
+
+def _given_config(options: Options) -> Config:
     path = options.get("config")
-    return read_config(Path(path), trusted=True) if path is not None else None
+    return read_config(Path(path), trusted=True) if path else Config()
 
 
 def _found_config(checkpoint: Path, options: Options) -> Config:
     path = find_config(checkpoint)
-    if path is None:
-        return Config(ModelSpec(), DataSpec(), DataSpec(), {}, None)
-    return read_config(path, trusted=options.get("allow_code", False))
+    return read_config(path, trusted=options.get("allow_code", False)) if path else Config()
 
 
-def _described(spec: DataSpec, source: object) -> DataSpec:
-    """`spec` with a path that the user gave in place of its own."""
-    if isinstance(source, str | Path):
-        return replace(spec, path=str(source), trusted=True, folder=None)
-    return spec
-
-
-def _open(spec: DataSpec, source: object, statistics_of: Dataset | None = None) -> Dataset:
-    statistics = statistics_of.statistics if statistics_of else None
-    if source is not None and not isinstance(source, str | Path):
-        return wrap_dataset(source, spec, statistics=statistics)
+def _open(spec: DataSpec, source: object, statistics: Statistics | None) -> Dataset:
+    if source is not None and not _is_path(source):
+        return wrap_dataset(source, replace(spec, path=None), statistics=statistics)
     if spec.path is None:
         raise DataError(
             "no data set is named: give --data FILE, or [data] in nrc-probe.toml, "

@@ -71,7 +71,7 @@ def analyze(
     Raises ProbeError with one line that names place, expected, got and way out.
     """
     started = time.perf_counter()
-    subject = open_subject(checkpoint, options)
+    subject = open_subject(checkpoint, options, data)
     settings, running = read_settings(subject.config), read_running(subject.config)
     model = subject.network.module
     layers, left_out = find_layers(model, settings.layers, settings.exclude)

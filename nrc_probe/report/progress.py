@@ -1,0 +1,64 @@
+"""How far a pass is, on standard error: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[[str, int, int | None], None]
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress_on(stream: TextIO) -> Iterator[Advance]:
+    """A function to call with (what, rows done, rows in all or None) after every batch."""
+    if not stream.isatty():
+        yield _lines(stream)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # transient: the report that follows is what should stay on the screen
+    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+        tasks = {}
+
+        def advance(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield advance
+
+
+def _lines(stream: TextIO) -> Advance:
+    started = last = time.monotonic()
+
+    def advance(what: str, done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        rate = done / (now - started)
+        left = f", about {(total - done) / rate:.0f} s left" if total and rate > 0 else ""
+        stream.write(f"{what}: {done:,}{f' of {total:,}' if total else ''} rows{left}\n")
+        stream.flush()
+
+    return advance
