@@ -1,22 +1,31 @@
-"""A saved file -> Checkpoint: its tensors, and what training left beside them. The only caller of torch.load."""
+"""A saved file -> Checkpoint: its tensors, and what training left beside them.
+
+The only caller of torch.load. A file is anybody's: its content decides what it is, nothing in it is
+executed unless asked for, and whatever is wrong with it becomes one sentence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from pickle import UnpicklingError
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from nrc_probe.errors import CheckpointError
+from nrc_probe.inert import STAND_INS
+from nrc_probe.statedict import find_state_dict, named_tensors
+from nrc_probe.training import SUFFIXES, Training, read_training
 
-@dataclass(frozen=True)
-class Training:
-    """What training left beside the tensors; None where nothing says it."""
-
-    epoch: int | None = None
-    step: int | None = None
-    weight_decay: float | None = None
-    learning_rate: float | None = None
+__all__ = ["Checkpoint", "Training", "load_checkpoint"]
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: `==` on tensors has no single answer
@@ -40,5 +49,329 @@ class Checkpoint:
 def load_checkpoint(
     path: str | Path, *, state_key: str | None = None, unsafe_pickle: bool = False
 ) -> Checkpoint:
-    """Read one checkpoint: safetensors, sharded safetensors, or what torch.save wrote."""
-    raise NotImplementedError
+    """Read one checkpoint: safetensors, sharded safetensors, or what torch.save wrote.
+
+    state_key: dotted path to the state dict, where a file of torch.save holds several.
+    unsafe_pickle: let the file run code, which a saved nn.Module needs.
+    The tensors lie in the file's own pages where the format allows; the file never changes.
+    Raises CheckpointError.
+    """
+    path = Path(path)
+    try:
+        return _load(path, state_key, unsafe_pickle)
+    except CheckpointError as error:
+        one_line = " ".join(str(error).split())  # names in a file may hold anything
+        raise CheckpointError(f"{path}: {one_line}") from error.__cause__
+    except OSError as error:
+        reason = error.strerror or _short(error)
+        raise CheckpointError(f"{path}: the file cannot be read: {reason}") from error
+
+
+def _load(path: Path, state_key: str | None, unsafe_pickle: bool) -> Checkpoint:
+    _require_file(path)
+    content = _content(path)
+    if content in _OF_TORCH:
+        saved = _load_torch(path, content, unsafe_pickle)
+        found, choice = find_state_dict(saved, state_key)
+        state, files, kind = found.state, [path], "torch"
+        outermost = saved if isinstance(saved, Mapping) and "." in found.key else {}
+        beside = [found.beside, outermost]
+        metadata: Mapping[str, str] = {}
+    else:
+        _refuse_state_key(state_key)
+        kind, choice, beside = content, [], []
+        state, metadata, files = (
+            _read_shards(path) if content == "safetensors-sharded" else _read_whole(path)
+        )
+    tensors, naming = named_tensors(state)
+    training, reading = read_training(beside, metadata, path)
+    notes = (*_misnamed(path, kind), *choice, *naming, *reading)
+    return Checkpoint(path, _sha256(files), kind, tensors, training, metadata, notes)
+
+
+def _refuse_state_key(state_key: str | None) -> None:
+    if state_key is not None:
+        raise CheckpointError(
+            f"no state dict under '{state_key}': safetensors holds one flat set of tensors, "
+            "leave --state-key out"
+        )
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def _short(error: BaseException) -> str:
+    """The first line of an error's own words, or its type where it has none."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    line = plain.splitlines()[0] if plain else type(error).__name__
+    return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+# ---- what a file is, by its first bytes
+
+_OF_TORCH = ("torch-zip", "torch-legacy", "torchscript")
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_FOREIGN = (
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
+    (b"GGUF", "a GGUF file"),
+    (b"PAR1", "a parquet table"),
+    (b"%PDF", "a PDF document"),
+    (b"version https://git-lfs", "a Git LFS pointer: run 'git lfs pull' to get the file itself"),
+    (b"<", "an HTML or XML page: the download went wrong"),
+    (b"\x80", "a pickle that torch.save did not write"),
+)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(
+            "expected a checkpoint file, got a folder; name a file in it, or use 'nrc-probe batch'"
+        )
+    if not path.exists():
+        raise CheckpointError("there is no such file")
+    if not path.is_file():
+        raise CheckpointError("expected a checkpoint file, got a device or a pipe")
+
+
+def _content(path: Path) -> str:
+    """One of "safetensors", "safetensors-sharded" and `_OF_TORCH`."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise CheckpointError("the file is empty (0 bytes); save or copy it again")
+    if head.startswith(b"PK\x03\x04"):
+        return _content_of_zip(path)
+    if head.startswith(_LEGACY_MAGIC):
+        return "torch-legacy"
+    if _has_header(head) or (len(head) < 9 and path.suffix == ".safetensors"):
+        return "safetensors"
+    if head.lstrip().startswith(b"{") and path.suffix == ".json":
+        return "safetensors-sharded"
+    raise CheckpointError(_wrong_format(path, _foreign(head)))
+
+
+def _has_header(head: bytes) -> bool:
+    """Whether `head` opens as safetensors does: a plausible length, then a JSON object."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
+
+
+def _content_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            "the file is truncated: it opens as a zip archive of torch.save, but its directory, "
+            "which comes last, is missing; save or copy it again"
+        ) from error
+    except Exception as error:  # a broken file may fail in any way: name it
+        raise CheckpointError(f"its zip directory is broken: {_short(error)}") from error
+    inner = {name.partition("/")[2] for name in names}
+    if "data.pkl" not in inner:
+        what = "a numpy .npz archive" if names and names[0].endswith(".npy") else "a zip archive"
+        raise CheckpointError(_wrong_format(path, f"{what} of {', '.join(names[:3]) or 'nothing'}"))
+    return "torchscript" if "constants.pkl" in inner else "torch-zip"
+
+
+def _foreign(head: bytes) -> str:
+    for magic, what in _FOREIGN:
+        if head.startswith(magic):
+            return what
+    is_text = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    return "a text file" if is_text else "bytes of no known format"
+
+
+def _wrong_format(path: Path, what: str) -> str:
+    promised = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    expected = "a checkpoint (safetensors, its shard index, or of torch.save)"
+    return f"expected {expected}, {f'as {promised!r} says, ' if promised else ''}got {what}"
+
+
+def _misnamed(path: Path, kind: str) -> list[str]:
+    """A note where the name says another format than the content."""
+    says_torch = path.suffix in (".pt", ".pth", ".bin", ".ckpt")
+    says_safetensors = path.suffix == ".safetensors"
+    if (says_torch and kind != "torch") or (says_safetensors and kind == "torch"):
+        return [f"the file is named '{path.suffix}', but its content is {kind}"]
+    return []
+
+
+# ---- safetensors
+
+
+def _read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[Path]]:
+    """Tensors, metadata and files of one safetensors file that is not one of several shards."""
+    shard = re.search(r"-([0-9]{5})-of-([0-9]{5})\.safetensors$", path.name)
+    if shard and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"expected a whole network, got shard {int(shard[1])} of {int(shard[2])}; "
+            "give the file that ends in .safetensors.index.json"
+        )
+    tensors, metadata = _read_safetensors(path)
+    return tensors, metadata, [path]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of one file. Nothing is allocated: the tensors lie in its pages."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            return tensors, dict(file.metadata() or {})
+    except OSError:
+        raise
+    except Exception as error:  # a broken file may fail in any way: name it
+        raise CheckpointError(_truncation(path) or _unreadable_safetensors(error)) from error
+
+
+def _unreadable_safetensors(error: Exception) -> str:
+    return f"the safetensors file is broken: {_short(error)}; save or copy it again"
+
+
+def _truncation(path: Path) -> str | None:
+    """What to say of a safetensors file that is shorter than its header says, or None."""
+    again = "save or copy it again"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or size < 8 + length:
+            needed = 8 if size < 8 else 8 + length
+            return f"the file is truncated: its header needs {needed} bytes, it has {size}; {again}"
+        promised = 8 + length + _end_of_data(file.read(length))
+    if promised > size:
+        return (
+            f"the file is truncated: its header promises {promised} bytes, it has {size}; {again}"
+        )
+    return None
+
+
+def _end_of_data(header: bytes) -> int:
+    """Where the last tensor ends, by a safetensors header; 0 where it is not one."""
+    try:
+        entries = json.loads(header)
+        return max(int(entry["data_offsets"][1]) for entry in entries.values() if "dtype" in entry)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return 0
+
+
+def _read_shards(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[Path]]:
+    """Tensors, metadata and files of a network in several files, in the order of its index."""
+    index = _read_index(path)
+    places = _weight_map(index)
+    shards = list(dict.fromkeys(places.values()))
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for shard in shards:
+        wanted = [name for name, place in places.items() if place == shard]
+        held, said = _read_shard(path.parent / shard, wanted)
+        tensors |= held
+        metadata |= said
+    own = index.get("metadata")
+    if isinstance(own, dict):
+        metadata |= {key: str(value) for key, value in own.items()}
+    return (
+        {name: tensors[name] for name in places},
+        metadata,
+        [path, *(path.parent / s for s in shards)],
+    )
+
+
+def _read_index(path: Path) -> dict[str, object]:
+    try:
+        index = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the shard index is not JSON: {_short(error)}") from error
+    return index if isinstance(index, dict) else {}
+
+
+def _weight_map(index: Mapping[str, object]) -> dict[str, str]:
+    """File by tensor name. Raises CheckpointError for a path that leaves the index's folder."""
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(
+            "expected a shard index with a 'weight_map' of tensor names to files, got JSON without"
+        )
+    for name, place in places.items():
+        if not isinstance(place, str) or not place:
+            raise CheckpointError(f"the shard index gives no file name for '{name}'")
+        pure = PureWindowsPath(place)  # it knows both separators, and drives
+        if pure.anchor or ".." in pure.parts:
+            raise CheckpointError(
+                f"the shard index names '{place}', outside its own folder; refused"
+            )
+    return places
+
+
+def _read_shard(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        if not path.is_file():
+            raise CheckpointError("is missing; copy it beside the index")
+        if _content(path) != "safetensors":
+            raise CheckpointError("is not a safetensors file")
+        tensors, metadata = _read_safetensors(path)
+        absent = next((name for name in wanted if name not in tensors), None)
+        if absent is not None:
+            raise CheckpointError(f"lacks tensor '{absent}', which the index places there")
+    except CheckpointError as error:
+        raise CheckpointError(f"shard '{path.name}': {error}") from error.__cause__
+    return {name: tensors[name] for name in wanted}, metadata
+
+
+# ---- what torch.save wrote
+
+
+def _load_torch(path: Path, content: str, unsafe_pickle: bool) -> object:
+    """The object that torch.save wrote; code in it runs only if `unsafe_pickle`."""
+    if content == "torchscript" and not unsafe_pickle:
+        raise CheckpointError(f"a TorchScript archive needs code; {_WAY_OUT}")
+    # by its name, torch.load takes a file called .safetensors for one; without, it cannot map it
+    mapped = content == "torch-zip" and path.suffix != ".safetensors"
+    try:
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(STAND_INS),
+        ):
+            warnings.simplefilter("ignore")  # they speak to whoever calls torch.load, not to users
+            return torch.load(
+                path if mapped else file,
+                map_location="cpu",
+                mmap=mapped,
+                weights_only=not unsafe_pickle,
+            )
+    except OSError:
+        raise
+    except Exception as error:  # a broken file may fail in any way: name it
+        raise CheckpointError(_unpickling_problem(error, unsafe_pickle)) from error
+
+
+_WAY_OUT = "save model.state_dict() instead, or add --unsafe-pickle if you trust the file"
+_NAMED_CODE = re.compile(
+    r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '([\w.]+)'>"
+)
+
+
+def _unpickling_problem(error: Exception, unsafe_pickle: bool) -> str:
+    if unsafe_pickle and isinstance(error, ImportError | AttributeError):
+        return f"the file needs code that cannot be imported here: {_short(error)}"
+    code = _NAMED_CODE.search(str(error)) if isinstance(error, UnpicklingError) else None
+    if code:
+        name = next(group for group in code.groups() if group)
+        return f"the file needs code to open ({name}), which was not run; {_WAY_OUT}"
+    return f"the file is truncated or broken: {_reason(error)}; save or copy it again"
+
+
+def _reason(error: Exception) -> str:
+    """torch.load's own reason, without the advice it puts before."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return _short(type(error)(text)) if isinstance(error, UnpicklingError) else _short(error)
