@@ -219,12 +219,12 @@ def test_describe_knows_a_resnet():
     assert spec == ModelSpec("resnet", {"activation": "relu"})
 
 
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_describe_compares_up_to_the_rounding_of_the_precision(dtype):
-    model = nn.Sequential(*stack([4, 16, 2], nn.ReLU)).to(dtype)
-    assert describe(model, torch.randn(32, 4, dtype=dtype)) == ModelSpec(
-        "mlp", {"activation": "relu"}
-    )
+def test_describe_tells_close_activations_apart_at_every_precision(name, dtype):
+    model = nn.Sequential(*stack([4, 16, 2], lambda _: ACTIVATIONS[name]())).to(dtype)
+    spec = describe(model, torch.randn(32, 4, dtype=dtype))
+    assert spec == ModelSpec("mlp", {"activation": name})
 
 
 @pytest.mark.parametrize(
@@ -232,12 +232,20 @@ def test_describe_compares_up_to_the_rounding_of_the_precision(dtype):
 )
 def test_describe_is_none_where_nothing_gives_the_same_outputs(activation):
     model = nn.Sequential(nn.Linear(4, 16), activation, nn.Linear(16, 2))
-    assert describe(model, torch.randn(32, 4)) is None
+    assert describe(model, 3 * torch.randn(32, 4)) is None
 
 
 def test_describe_is_none_where_lexical_order_would_mislead():
     model = Named({"zeta": nn.Linear(5, 5), "alpha": nn.Linear(5, 5)}, "zeta relu alpha")
     assert describe(model, torch.randn(32, 5)) is None
+
+
+def test_describe_is_none_where_outputs_are_not_numbers():
+    model = nn.Sequential(*stack([4, 8, 2], nn.ReLU))
+    nn.init.constant_(model[0].weight, float("nan"))
+    assert describe(model, torch.randn(8, 4)) is None
+    assert describe(nn.Identity(), torch.randn(8, 4)) is None
+    assert describe(nn.Linear(4, 2), torch.randn(0, 4)) is None
 
 
 def test_describe_restores_the_mode_of_every_submodule():

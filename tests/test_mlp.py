@@ -65,12 +65,15 @@ def test_blocks_run_one_after_the_other_though_their_parts_share_names():
 
 
 def test_fourteen_names_without_numbers_run_as_their_widths_meet():
-    names = (
-        "zulu alpha mike bravo tango charlie delta echo golf hotel india kilo juliet lima".split()
-    )
-    parts = {name: nn.Linear(width, width + 1) for width, name in enumerate(names, 3)}
-    network = assert_rebuilt(Named(parts, " relu ".join(names)), torch.randn(5, 3))
+    parts = {name: nn.Linear(width, width + 1) for width, name in enumerate("zampbtcdeghikj", 3)}
+    network = assert_rebuilt(Named(parts, " relu ".join(parts)), torch.randn(5, 3))
     assert len(network.assumptions) == 1
+
+
+def test_equal_widths_leave_the_order_to_the_usual_words_and_say_so():
+    parts = {name: nn.Linear(6, 6) for name in ("head", "hidden", "input")}
+    network = assert_rebuilt(Named(parts, "input relu hidden relu head"), torch.randn(5, 6))
+    assert network.assumptions[1].endswith("allow others: input, hidden, head.")
 
 
 def test_blocks_alike_run_alike_where_the_widths_decide_for_one_of_them():
@@ -126,8 +129,10 @@ def test_a_gap_before_the_norm_puts_the_activation_there():
     assert_rebuilt(nn.Sequential(*stack([5, 8, 8, 2], nn.ReLU, nn.BatchNorm1d)), torch.randn(6, 5))
 
 
-def test_dropout_behind_the_activation_changes_nothing():
-    make = [nn.BatchNorm1d, nn.ReLU, lambda _: nn.Dropout()]
+@pytest.mark.parametrize("place", [0, 2])
+def test_dropout_before_the_norm_or_behind_the_activation_changes_nothing(place):
+    make = [nn.BatchNorm1d, nn.ReLU]
+    make.insert(place, lambda _: nn.Dropout())
     assert_rebuilt(nn.Sequential(*stack([5, 8, 8, 2], *make)), torch.randn(6, 5))
 
 
@@ -142,14 +147,15 @@ def test_norms_in_a_group_of_their_own_follow_the_linear_of_their_number():
         )
 
 
-def test_the_kth_norm_follows_the_kth_linear_where_the_numbers_differ():
-    layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 2))
-    norms = nn.ModuleList([nn.LayerNorm(6), nn.LayerNorm(7)])
+@pytest.mark.parametrize("widths", [[4, 6, 7, 2], [6, 6, 6, 6]])
+def test_the_kth_norm_follows_the_kth_linear_where_the_numbers_differ(widths):
+    layers = nn.Sequential(*stack(widths, nn.ReLU))
+    norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:3])
     model = Named(
         {"layers": layers, "norms": norms},
         "layers.0 norms.0 relu layers.2 norms.1 relu layers.4",
     )
-    assert_rebuilt(model, torch.randn(5, 4))
+    assert_rebuilt(model, torch.randn(5, widths[0]))
 
 
 @pytest.mark.parametrize("name", ["input_norm", "bn"])
