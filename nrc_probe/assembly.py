@@ -143,7 +143,7 @@ def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset
 
 def read_settings(config: Config) -> Settings:
     """The options that scores depend on, defaults filled in. Raises ConfigError for impossible values."""
-    said = {key: value for key, value in config.score.items() if value is not None}
+    said: dict[str, Any] = dict(config.score)
     thresholds = said.get("thresholds", {})
     unknown = set(thresholds) - set(Thresholds.__dataclass_fields__)
     if unknown:
@@ -164,7 +164,7 @@ def read_settings(config: Config) -> Settings:
 
 def read_running(config: Config) -> Running:
     """How to run: device, batch size, threads. Raises ConfigError for a device that is not there."""
-    said = {key: value for key, value in config.score.items() if value is not None}
+    said: dict[str, Any] = dict(config.score)
     return Running(
         device=_device(said.get("device", "auto")),
         batch_size=_positive("batch_size", said["batch_size"]) if "batch_size" in said else None,
@@ -201,7 +201,9 @@ def _as_config(options: Options, data: object) -> Config:
         ),
         heldout=DataSpec(path=str(heldout) if _is_path(heldout) else None, trusted=True),
         score={
-            name: value for name, value in options.items() if name in _SCORE_OPTIONS and value is not None
+            name: value
+            for name, value in options.items()
+            if name in _SCORE_OPTIONS and value is not None
         },
     )
 
@@ -265,7 +267,9 @@ def _rank(value: Any) -> int | str:
     if value in ("target", "auto"):
         return str(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}")
+        raise ConfigError(
+            f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}"
+        )
     return value
 
 
@@ -296,7 +300,11 @@ def _text(value: Any) -> str | None:
 
 
 def _device(name: Any) -> torch.device:
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
     try:

@@ -33,45 +33,132 @@ def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 
 _network_options = _stack(
-    click.option("--model", metavar="NAME", help="mlp, resnet, torchvision:NAME or package.module:function. Default: inferred from the tensors."),
-    click.option("--activation", metavar="NAME", help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, identity."),
-    click.option("--config", type=click.Path(path_type=Path), help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint."),
-    click.option("--state-key", metavar="KEY", help="Which state dict to take where a file holds several."),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="mlp, resnet, torchvision:NAME or package.module:function. Default: inferred from the tensors.",
+    ),
+    click.option(
+        "--activation",
+        metavar="NAME",
+        help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, identity.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint.",
+    ),
+    click.option(
+        "--state-key", metavar="KEY", help="Which state dict to take where a file holds several."
+    ),
     click.option("--allow-code", is_flag=True, help="Let a factory named by a found file run."),
-    click.option("--unsafe-pickle", is_flag=True, help="Open a pickle that runs code. Only for files you trust."),
-    click.option("--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."),
+    click.option(
+        "--unsafe-pickle",
+        is_flag=True,
+        help="Open a pickle that runs code. Only for files you trust.",
+    ),
+    click.option(
+        "--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."
+    ),
+    click.option(
+        "--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."
+    ),
 )
 
 _data_options = _stack(
-    click.option("--data", metavar="FILE", help=".npz .npy .csv .h5 .safetensors .pt .parquet or package.module:function."),
-    click.option("--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."),
-    click.option("--inputs", metavar="NAME", help='Array or column names, or ranges such as "0:8". Default: guessed.'),
+    click.option(
+        "--data",
+        metavar="FILE",
+        help=".npz .npy .csv .h5 .safetensors .pt .parquet or package.module:function.",
+    ),
+    click.option(
+        "--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."
+    ),
+    click.option(
+        "--inputs",
+        metavar="NAME",
+        help='Array or column names, or ranges such as "0:8". Default: guessed.',
+    ),
     click.option("--targets", metavar="NAME", help="As --inputs."),
-    click.option("--standardize", multiple=True, metavar="WHAT", help="inputs, targets (by the data's own mean and deviation), or a file of statistics; repeatable."),
-    click.option("--images", type=click.Choice(["auto", "nhwc", "as-is"]), help="How byte images are read. Default: auto."),
+    click.option(
+        "--standardize",
+        multiple=True,
+        metavar="WHAT",
+        help="inputs, targets (by the data's own mean and deviation), or a file of statistics; repeatable.",
+    ),
+    click.option(
+        "--images",
+        type=click.Choice(["auto", "nhwc", "as-is"]),
+        help="How byte images are read. Default: auto.",
+    ),
     click.option("--limit", type=int, metavar="N", help="Use only the first N rows."),
 )
 
 _score_options = _stack(
-    click.option("--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."),
-    click.option("--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."),
-    click.option("--pooling", type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]), help="How maps and tokens become rows. Default: mean."),
-    click.option("--precision", type=click.Choice(["exact", "fast"]), help="float64 (exact, default) or float32 products."),
-    click.option("--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."),
-    click.option("--threshold", "thresholds", multiple=True, metavar="NAME=X", help="nrc1=0.2, nrc2=0.6, nrc3=0.7, nrc4_ratio=1.5; repeatable."),
+    click.option(
+        "--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."
+    ),
+    click.option(
+        "--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
+        help="How maps and tokens become rows. Default: mean.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["exact", "fast"]),
+        help="float64 (exact, default) or float32 products.",
+    ),
+    click.option(
+        "--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        metavar="NAME=X",
+        help="nrc1=0.2, nrc2=0.6, nrc3=0.7, nrc4_ratio=1.5; repeatable.",
+    ),
 )
 
 _running_options = _stack(
-    click.option("--batch-size", type=int, metavar="N", help="Rows per forward pass; no score depends on it."),
-    click.option("--device", metavar="NAME", help="auto (default: cuda, then mps, then cpu), cuda, cuda:1, mps, cpu."),
+    click.option(
+        "--batch-size", type=int, metavar="N", help="Rows per forward pass; no score depends on it."
+    ),
+    click.option(
+        "--device",
+        metavar="NAME",
+        help="auto (default: cuda, then mps, then cpu), cuda, cuda:1, mps, cpu.",
+    ),
     click.option("--threads", type=int, metavar="N", help="CPU threads."),
 )
 
 _output_options = _stack(
-    click.option("-o", "--output", "outputs", multiple=True, type=_FILE, metavar="FILE", help="Also write FILE: .json or .csv by its suffix; repeatable."),
-    click.option("--json", "json_path", type=_FILE, metavar="FILE", help="Write the result as JSON; - for standard output."),
-    click.option("--csv", "csv_path", type=_FILE, metavar="FILE", help="Write tidy rows as CSV; - for standard output."),
+    click.option(
+        "-o",
+        "--output",
+        "outputs",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="Also write FILE: .json or .csv by its suffix; repeatable.",
+    ),
+    click.option(
+        "--json",
+        "json_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write the result as JSON; - for standard output.",
+    ),
+    click.option(
+        "--csv",
+        "csv_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write tidy rows as CSV; - for standard output.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
 )
 
@@ -205,14 +292,12 @@ def _output_targets(
         ".json": lambda result: result.to_json() + "\n",
         ".csv": lambda result: to_csv([result]),
     }
-    targets = {}
-    for path in outputs:
-        if path.suffix not in forms:
+    asked = [(path, path.suffix) for path in outputs]
+    asked += [(path, form) for path, form in ((json_path, ".json"), (csv_path, ".csv")) if path]
+    for path, form in asked:
+        if form not in forms:
             raise click.BadParameter(f"'{path}': expected a name that ends in {' or '.join(forms)}")
-        targets[path] = forms[path.suffix]
-    for path, suffix in ((json_path, ".json"), (csv_path, ".csv")):
-        if path is not None:
-            targets[path] = forms[suffix]
+    targets = {path: forms[form] for path, form in asked}
     for path in targets:
         if path != Path("-"):
             check_writable(path)

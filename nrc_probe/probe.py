@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -42,7 +42,9 @@ from nrc_probe.result import (
     DataFacts,
     Heldout,
     HeldoutLayer,
+    LayerFacts,
     LayerResult,
+    Layers,
     ModelFacts,
     Provenance,
     Result,
@@ -94,38 +96,13 @@ def analyze(
     )
 
 
-@dataclass(frozen=True)
-class LayerFacts:
-    """A layer that would be scored, from its weight alone."""
-
-    name: str
-    type: str
-    width: int
-    out: int
-    weight_shape: tuple[int, ...]
-    weight_rank: int
-    """Numerical rank of the weight read as (out, d)."""
-    stable_rank_weight: float
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What `analyze` would score; no data needed."""
-
-    model: ModelFacts
-    layers: tuple[LayerFacts, ...]
-    """In the order in which the modules are registered."""
-    skipped: tuple[Skipped, ...]
-    notes: tuple[str, ...]
-
-
 def list_layers(checkpoint: str | Path | nn.Module, **options: Unpack[Options]) -> Layers:
     """Names, types, shapes and weight ranks of the layers that `analyze` would score, without data."""
     subject = open_subject(checkpoint, options)
     settings = read_settings(subject.config)
     layers, skipped = find_layers(subject.network.module, settings.layers, settings.exclude)
     facts = tuple(_layer_facts(layer) for layer in layers)
-    return Layers(_model_facts(subject), facts, tuple(skipped), subject.notes)
+    return Layers(_model_facts(subject), facts, tuple(skipped))
 
 
 # -------------------------------------------------------------------------------------- the passes
@@ -276,9 +253,7 @@ def _data_facts(dataset: Dataset, watched: Pass) -> DataFacts:
 
 
 def _heldout(dataset: Dataset, again: Pass, scored: _Scored) -> Heldout:
-    return Heldout(
-        _data_facts(dataset, again), again.model_mse, again.model_r2, scored.heldout
-    )
+    return Heldout(_data_facts(dataset, again), again.model_mse, again.model_r2, scored.heldout)
 
 
 def _dropped(layers: Sequence[Layer], watched: Pass) -> Iterator[Skipped]:

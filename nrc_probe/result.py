@@ -242,6 +242,30 @@ class Result:
         return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 
 
+@dataclass(frozen=True)
+class LayerFacts:
+    """A layer that would be scored, from its weight alone."""
+
+    name: str
+    type: str
+    width: int
+    out: int
+    weight_shape: tuple[int, ...]
+    weight_rank: int
+    """Numerical rank of the weight read as (out, d)."""
+    stable_rank_weight: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What `analyze` would score; no data needed."""
+
+    model: ModelFacts
+    layers: tuple[LayerFacts, ...]
+    """In the order in which the modules are registered."""
+    skipped: tuple[Skipped, ...]
+
+
 def first_collapsed(layers: Sequence[LayerResult]) -> str | None:
     """Name of the first layer such that it and every later one meet NRC1."""
     first = None

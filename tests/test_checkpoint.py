@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nrc_probe.checkpoint import Checkpoint, load_checkpoint
+from nrc_probe.checkpoint.training import Training, read_training
 from nrc_probe.errors import CheckpointError
-from nrc_probe.training import Training, read_training
 
 
 def network() -> nn.Sequential:

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file as save_safetensors
 
-from nrc_probe import rows
-from nrc_probe.dataset import Dataset, open_dataset
+from nrc_probe.dataset import Dataset, open_dataset, rows
 from nrc_probe.errors import CodeRefusedError, DataError
 from nrc_probe.spec import DataSpec
 

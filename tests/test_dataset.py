@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nrc_probe import rows
-from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
+from nrc_probe.dataset import Dataset, Statistics, open_dataset, rows, wrap_dataset
+from nrc_probe.dataset.standardize import Spread
 from nrc_probe.errors import DataError
 from nrc_probe.spec import DataSpec
-from nrc_probe.standardize import Spread
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3.0, 2.0, size=(40, 4))

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from nrc_probe.report.reading import reading
-from nrc_probe.result import DataFacts, LayerResult, Result
+from nrc_probe.result import DataFacts, LayerResult, Layers, Result
 
 _WIDE = 118
 """From this many columns on, companions stand beside the conditions instead of below."""
@@ -52,13 +52,50 @@ def print_result(result: Result, console: Console) -> None:
     console.print()
     for line in _table(result, console.width, marks):
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
-    for title, lines in _remarks(result):
+    _print_remarks(_remarks(result), console)
+    console.print()
+    console.print(Text(printable(reading(result)), style="italic"))
+
+
+def print_layers(listing: Layers, console: Console) -> None:
+    """Print what would be scored: a row a layer, then what would not be and what was assumed."""
+    model = listing.model
+    console.print(f"network    {printable(model.summary)} ({model.parameters:,} parameters)")
+    console.print()
+    room = max(len(printable(layer.name)) for layer in listing.layers)
+    room = max(min(room, console.width - 61), 5)
+    heads = (
+        f" {'layer':<{room}}  {'type':<16}{'width':>6}{'out':>6}{'rank':>6}{'stable':>9}  weight"
+    )
+    console.print(Text(heads, style="bold"))
+    for layer in listing.layers:
+        name = printable(layer.name)
+        if len(name) > room:
+            console.print(Text(f" {name}"))
+            name = ""
+        shape = "x".join(map(str, layer.weight_shape))
+        console.print(
+            Text(
+                f" {name:<{room}}  {layer.type:<16}{layer.width:>6}{layer.out:>6}"
+                f"{layer.weight_rank:>6}{_ratio(layer.stable_rank_weight):>9}  {shape}"
+            )
+        )
+    _print_remarks(_listing_remarks(listing), console)
+
+
+def _listing_remarks(listing: Layers) -> Iterator[tuple[str, list[str]]]:
+    skipped = _grouped((item.reason, item.name) for item in listing.skipped)
+    for title, lines in (("not scored", skipped), ("assumed", list(listing.model.assumptions))):
+        if lines:
+            yield title, lines
+
+
+def _print_remarks(remarks: Iterable[tuple[str, list[str]]], console: Console) -> None:
+    for title, lines in remarks:
         console.print()
         console.print(Text(title, style="bold yellow" if title == "warnings" else "bold"))
         for line in lines:
             console.print(Padding(Text(f"- {printable(line)}"), (0, 0, 0, 2)))
-    console.print()
-    console.print(Text(printable(reading(result)), style="italic"))
 
 
 def printable(text: str) -> str:
@@ -149,7 +186,9 @@ def _block(
     room = min(room, max(names, len("layer")) + 1)
     yield _heads("layer", [column.title for column in columns], columns, room, "bold")
     yield _heads("", [column.meaning for column in columns], columns, room, "dim")
-    heldout = {layer.name: layer.nrc4 for layer in (result.heldout.layers if result.heldout else ())}
+    heldout = {
+        layer.name: layer.nrc4 for layer in (result.heldout.layers if result.heldout else ())
+    }
     first = result.first_collapsed_layer
     for layer in result.layers:
         if layer.name == first:
@@ -173,9 +212,7 @@ def _heads(
 _MARKED = tuple(_CONDITIONS[k] for k in (1, 2, 3, 6))
 
 
-def _row(
-    name: str, cells: Sequence[Text], columns: Sequence[_Column], room: int
-) -> Iterator[Text]:
+def _row(name: str, cells: Sequence[Text], columns: Sequence[_Column], room: int) -> Iterator[Text]:
     if len(name) >= room:
         yield Text(f" {name}")
         name = ""
@@ -244,7 +281,9 @@ def _remarks(result: Result) -> Iterator[tuple[str, list[str]]]:
         assumed += [f"held out: {note}" for note in result.heldout.data.assumptions]
     last = result.last_layer_2024
     if last:
-        terms = ", ".join(f"nrc{k} {_share(v)}" for k, v in enumerate((last.nrc1, last.nrc2, last.nrc3), 1))
+        terms = ", ".join(
+            f"nrc{k} {_share(v)}" for k, v in enumerate((last.nrc1, last.nrc2, last.nrc3), 1)
+        )
         yield "last layer, in the numbering of 2024 (0 is collapsed)", [terms]
     for title, lines in (
         ("notes", _grouped(notes)),

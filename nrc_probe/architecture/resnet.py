@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from nrc_probe.architecture.mlp import ACTIVATIONS, Blueprint, Step, mlp_blueprint
+from nrc_probe.architecture.ordering import WAYS_OUT
 from nrc_probe.errors import ArchitectureError
-from nrc_probe.mlp import ACTIVATIONS, Blueprint, Step, mlp_blueprint
-from nrc_probe.ordering import WAYS_OUT
 
 _SIGNATURE = re.compile(r"(.*\.)?layer1\.0\.conv1\.weight")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")

@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nrc_probe.errors import DataError
-from nrc_probe.factory import is_factory, load_factory
-from nrc_probe.naming import Choice, choose, parse_columns
-from nrc_probe.preparing import Batch, Inputs, Preparation, as_columns, image_layout
-from nrc_probe.readers import read_contents
-from nrc_probe.rows import Array, block_rows
-from nrc_probe.sources import Source, array_source, as_arrays, live_source
-from nrc_probe.spec import DataSpec
-from nrc_probe.standardize import (
+from nrc_probe.dataset.naming import Choice, choose, parse_columns
+from nrc_probe.dataset.preparing import Batch, Inputs, Preparation, as_columns, image_layout
+from nrc_probe.dataset.readers import read_contents
+from nrc_probe.dataset.rows import Array, block_rows
+from nrc_probe.dataset.sources import Source, array_source, as_arrays, live_source
+from nrc_probe.dataset.standardize import (
     ROLES,
     Statistics,
     check_fit,
@@ -26,7 +23,10 @@ from nrc_probe.standardize import (
     measure,
     read_statistics,
 )
-from nrc_probe.tables import array_columns
+from nrc_probe.dataset.tables import array_columns
+from nrc_probe.errors import DataError
+from nrc_probe.factory import is_factory, load_factory
+from nrc_probe.spec import DataSpec
 
 __all__ = ["Batch", "Dataset", "Inputs", "Statistics", "open_dataset", "wrap_dataset"]
 

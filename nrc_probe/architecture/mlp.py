@@ -8,8 +8,8 @@ from itertools import groupby, pairwise, takewhile
 
 from torch import Tensor, nn
 
+from nrc_probe.architecture.ordering import WAYS_OUT, Link, Order, RunOrder, run_order
 from nrc_probe.errors import ArchitectureError
-from nrc_probe.ordering import WAYS_OUT, Link, Order, RunOrder, run_order
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

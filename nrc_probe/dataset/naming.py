@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nrc_probe.dataset.readers import Contents
+from nrc_probe.dataset.rows import Array
+from nrc_probe.dataset.tables import Table, array_columns
 from nrc_probe.errors import DataError
-from nrc_probe.readers import Contents
-from nrc_probe.rows import Array
-from nrc_probe.tables import Table, array_columns
 
 _INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images")
 _TARGET_WORDS = ("y", "Y", "targets", "target", "actions", "labels", "outputs")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nrc_probe.dataset.rows import torch_dtype
+from nrc_probe.dataset.standardize import Statistics, apply
 from nrc_probe.errors import DataError
-from nrc_probe.rows import torch_dtype
-from nrc_probe.standardize import Statistics, apply
 
 Inputs = Any
 """A tensor (n, ...), or, from live data, a tuple or mapping of them."""

@@ -20,10 +20,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from nrc_probe.checkpoint.inert import STAND_INS
+from nrc_probe.checkpoint.statedict import find_state_dict, named_tensors
+from nrc_probe.checkpoint.training import SUFFIXES, Training, read_training
 from nrc_probe.errors import CheckpointError
-from nrc_probe.inert import STAND_INS
-from nrc_probe.statedict import find_state_dict, named_tensors
-from nrc_probe.training import SUFFIXES, Training, read_training
 
 __all__ = ["Checkpoint", "Training", "load_checkpoint"]
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nrc_probe.architecture.mlp import ACTIVATIONS, Blueprint, Chain, mlp_blueprint
+from nrc_probe.architecture.ordering import WAYS_OUT
+from nrc_probe.architecture.resnet import resnet_blueprint, resnet_prefix
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.errors import ArchitectureError, ProbeError
 from nrc_probe.factory import is_factory, load_factory
-from nrc_probe.mlp import ACTIVATIONS, Blueprint, Chain, mlp_blueprint
-from nrc_probe.ordering import WAYS_OUT
-from nrc_probe.resnet import resnet_blueprint, resnet_prefix
 from nrc_probe.spec import ModelSpec
 
 __all__ = ["ACTIVATIONS", "Network", "build_network", "describe"]

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
+from nrc_probe.dataset.naming import Choice
+from nrc_probe.dataset.preparing import Batch, map_tensors
+from nrc_probe.dataset.rows import Array, numpy_array, rebatch, tensor_array, to_tensor, torch_dtype
 from nrc_probe.errors import DataError
-from nrc_probe.naming import Choice
-from nrc_probe.preparing import Batch, map_tensors
-from nrc_probe.rows import Array, numpy_array, rebatch, tensor_array, to_tensor, torch_dtype
 
 _SAMPLE_ROWS = 10_000
 _EXPECTED = "expected a torch Dataset or DataLoader, an iterable of batches (x, y), or two arrays"

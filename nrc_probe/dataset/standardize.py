@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nrc_probe.dataset.readers import read_contents
+from nrc_probe.dataset.rows import Array
+from nrc_probe.dataset.tables import Table
 from nrc_probe.errors import DataError
-from nrc_probe.readers import read_contents
-from nrc_probe.rows import Array
-from nrc_probe.tables import Table
 
 ROLES = ("inputs", "targets")
 _FILE_NAMES = {"inputs": ("inputs", "x"), "targets": ("targets", "y")}

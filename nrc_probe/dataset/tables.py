@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from nrc_probe.dataset.rows import Array, Blocks, block_rows, numpy_array, to_tensor
 from nrc_probe.errors import DataError
-from nrc_probe.rows import Array, Blocks, block_rows, numpy_array, to_tensor
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: as Array

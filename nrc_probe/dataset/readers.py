@@ -14,8 +14,7 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-from nrc_probe.errors import DataError
-from nrc_probe.rows import (
+from nrc_probe.dataset.rows import (
     Array,
     Blocks,
     block_rows,
@@ -26,7 +25,8 @@ from nrc_probe.rows import (
     to_tensor,
     widen,
 )
-from nrc_probe.tables import Table, read_csv, read_parquet, reading
+from nrc_probe.dataset.tables import Table, read_csv, read_parquet, reading
+from nrc_probe.errors import DataError
 
 Contents = Mapping[str, Array] | Table
 

@@ -1,0 +1,119 @@
+"""A live network -> a safetensors file that says itself which network and which data it is about."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nrc_probe.architecture import describe
+from nrc_probe.atomic import replacing
+from nrc_probe.config import METADATA_KEY
+from nrc_probe.errors import ArchitectureError, DataError
+from nrc_probe.factory import is_factory
+from nrc_probe.spec import ModelSpec
+
+_EXAMPLE_ROWS = 8
+_EXAMPLE_SIDE = 32
+"""Pixels a side of the images that a convolutional network is tried on."""
+
+
+def save_checkpoint(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    heldout: str | Path | None = None,
+    inputs: str | None = None,
+    targets: str | None = None,
+    standardize: Sequence[str] | str | None = None,
+    architecture: str | None = None,
+    model_options: Mapping[str, object] | None = None,
+    example: Tensor | None = None,
+    epoch: int | None = None,
+    step: int | None = None,
+    weight_decay: float | None = None,
+    learning_rate: float | None = None,
+) -> None:
+    """Write `model` as a safetensors file that `nrc-probe analyze` opens with no other word.
+
+    data, heldout, inputs, targets, standardize: as in nrc-probe.toml; paths are stored relative to
+    the file. architecture: needed only where the network cannot be rebuilt from its tensors; a
+    factory "package.module:function" then runs only with --allow-code. example: inputs (n, ...) on
+    which a rebuilt network must predict the same; random ones where it is None.
+
+    Raises ArchitectureError where no known architecture reproduces the model's outputs; DataError
+    where a data file does not exist; OutputError where `path` cannot be written.
+    """
+    path = Path(path)
+    spec = ModelSpec(architecture, dict(model_options or {}))
+    if architecture is None:
+        spec = _recognised(model, _example(model) if example is None else example)
+    prepared = {"inputs": inputs, "targets": targets, "standardize": _listed(standardize)}
+    tables = {
+        "model": {"architecture": spec.architecture, "options": dict(spec.options)},
+        "data": {"path": _relative(data, path), **prepared} if data is not None else None,
+        "heldout": {"path": _relative(heldout, path)} if heldout is not None else None,
+        "epoch": epoch,
+        "step": step,
+        "weight_decay": weight_decay,
+        "learning_rate": learning_rate,
+    }
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {METADATA_KEY: json.dumps(_said(tables))})
+
+
+def _recognised(model: nn.Module, example: Tensor) -> ModelSpec:
+    spec = describe(model, example)
+    if spec is None:
+        raise ArchitectureError(
+            f"{type(model).__name__} cannot be rebuilt from its tensors alone: give "
+            'architecture="package.module:function", a function that returns the network '
+            "(opening the file then needs --allow-code), or use nrc_probe.analyze(model, data)"
+        )
+    return spec
+
+
+def _example(model: nn.Module) -> Tensor:
+    """Random inputs of the width that the first layer reads."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(first, nn.Conv2d):
+        shape: tuple[int, ...] = (first.in_channels, _EXAMPLE_SIDE, _EXAMPLE_SIDE)
+    elif isinstance(first, nn.Linear):
+        shape = (first.in_features,)
+    else:
+        raise ArchitectureError(
+            f"{type(model).__name__} has no Linear or Conv2d to try it on: give example=inputs"
+        )
+    inputs = torch.randn(_EXAMPLE_ROWS, *shape, generator=generator)
+    return inputs.to(first.weight.device, first.weight.dtype)
+
+
+def _relative(data: str | Path, checkpoint: Path) -> str:
+    if is_factory(str(data)):
+        return str(data)
+    if not Path(data).is_file():
+        raise DataError(f"{data}: there is no such data file to name in '{checkpoint}'")
+    return os.path.relpath(data, checkpoint.parent)
+
+
+def _listed(standardize: Sequence[str] | str | None) -> list[str] | str | None:
+    if standardize is None or isinstance(standardize, str):
+        return standardize
+    return list(standardize)
+
+
+def _said(table: Mapping[str, object]) -> dict[str, object]:
+    """`table` without what is None, at any depth."""
+    return {
+        key: _said(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
