@@ -116,15 +116,17 @@ class Capture:
         width = features[0].numel() if self._pooling == "flatten" else layer.width
         if width > self._max_width:
             return f"wider than --max-width ({width} > {self._max_width})"
-        # One sum finds a value that is not finite in any row, at a hundredth of the product's cost.
-        if not torch.isfinite(features.sum(dtype=torch.float64)):
-            return _first_not_finite(features, self._row)
+        return _not_finite(features, self._row)
+
+
+def _not_finite(features: Tensor, first_row: int) -> str | None:
+    """Where the first value is that is not finite; None where all are."""
+    # One sum clears nearly every batch; it may overflow where each value is finite.
+    if torch.isfinite(features.sum()) or torch.isfinite(features).all():
         return None
-
-
-def _first_not_finite(features: Tensor, first_row: int) -> str:
     row, *place = torch.nonzero(~torch.isfinite(features))[0].tolist()
-    return f"its input is not finite (first at row {first_row + row}, position {', '.join(map(str, place))})"
+    position = ", ".join(map(str, place))
+    return f"its input is not finite (first at row {first_row + row}, position {position})"
 
 
 def _token_mask(inputs: Any) -> Tensor | None:

@@ -36,7 +36,7 @@ def last_layer_2024(moments: Moments, features: Spectrum, weight: Tensor) -> Las
     energy = moments.feature_covariance + torch.outer(moments.mean_h, moments.mean_h)
     row_space = weight_spectrum(weight, min(W.shape))
     return LastLayer2024(
-        nrc1=_energy_outside(energy, features.directions[:, : moments.target_dim]),
+        nrc1=_energy_outside(energy, features.directions(moments.target_dim)),
         nrc2=_energy_outside(energy, row_space.directions[:, : row_space.rank]),
         nrc3=_gram_distance(W, moments.target_covariance),
     )
@@ -55,7 +55,8 @@ def _gram_distance(W: Tensor, T: Tensor) -> float:
         return math.nan
     targets = spectrum(T)
     roots = targets.values.sqrt()
-    root = (targets.directions * roots) @ targets.directions.T
+    axes = targets.directions(len(roots))
+    root = (axes * roots) @ axes.T
     best = max(
         _shifted_cosine(A, root, shift) for shift in _shift_candidates(A, root, float(roots[-1]))
     )

@@ -53,9 +53,8 @@ def signal_alignment(features: Spectrum, C: Tensor, T: Tensor, rank: int) -> flo
     features: spectrum of the feature covariance (d, d). C: (d, t). T: (t, t).
     Source: Rangamani & Unal 2026, NRC2 (section 4.2).
     """
-    U = features.directions[:, :rank]
     size = float(features.values[:rank].norm()) * float(T.norm())
-    return _capped(_ratio(float((U.T @ C).norm()) ** 2, size))
+    return _capped(_ratio(float(features.coordinates(C)[:rank].norm()) ** 2, size))
 
 
 def linear_cka(variances: Tensor, C: Tensor, T: Tensor) -> float:
@@ -172,14 +171,14 @@ def _kept(features: Spectrum, rcond: float) -> int:
 
 def _truncated_solution(features: Spectrum, C: Tensor, rcond: float) -> tuple[Tensor, int]:
     rank = _kept(features, rcond)
-    U = features.directions[:, :rank]
-    return U @ ((U.T @ C) / features.values[:rank, None]), rank
+    coordinates = features.coordinates(C)[:rank] / features.values[:rank, None]
+    return features.combine(coordinates), rank
 
 
 def _explained(features: Spectrum, C: Tensor, rcond: float) -> tuple[float, int]:
     rank = _kept(features, rcond)
-    U = features.directions[:, :rank]
-    return float(((U.T @ C).square().sum(1) / features.values[:rank]).sum()), rank
+    energy = features.coordinates(C)[:rank].square().sum(1)
+    return float((energy / features.values[:rank]).sum()), rank
 
 
 # ------------------------------------------------------------------------------ ranks and dimensions
@@ -315,7 +314,7 @@ def _without_rounding(moments: Moments, features: Spectrum) -> tuple[Spectrum, T
     """Features and target covariance, exactly 0 where they only hold the rounding of a constant."""
     T = moments.target_covariance
     if not features_vary(moments):
-        features = Spectrum(torch.zeros_like(features.values), features.directions)
+        features = replace(features, values=torch.zeros_like(features.values))
     return features, T if targets_vary(moments) else torch.zeros_like(T)
 
 
@@ -330,7 +329,7 @@ def _alignment(
     """NRC3, its noise companion (mean sine instead of mean cosine) and its chance level."""
     if features.rank == 0 or weight_rank == 0:
         return math.nan, math.nan, math.nan
-    U, V = features.directions[:, :r], W.directions[:, :weight_rank]
+    U, V = features.directions(r), W.directions[:, :weight_rank]
     cosines = principal_cosines(U, V)
     sines = (1 - cosines.square()).sqrt()
     return float(cosines.mean()), float(sines.mean()), random_alignment(len(U), r, weight_rank)

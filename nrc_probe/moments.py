@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 
 EXACT, FAST = "exact", "fast"
@@ -76,7 +76,7 @@ class Moments:
 
 
 class MomentAccumulator:
-    """Moments in the making: batches go in, memory stays at one d x d matrix and one buffer.
+    """Moments in the making: batches go in, memory stays at one (d + t)² matrix and one buffer.
 
     Each batch is centred by its own mean before it is multiplied, so neither a large mean nor the
     order of the rows costs digits. `exact` multiplies in float64; `fast` multiplies float32 batches
@@ -91,59 +91,57 @@ class MomentAccumulator:
         precision: str = EXACT,
         device: torch.device | str = "cpu",
     ) -> None:
-        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        both = width + target_dim
         self.n = 0
-        self._fast = precision == FAST
-        self._mean_h = zeros(width)
-        self._mean_y = zeros(target_dim)
-        self._upper_hh = zeros(width, width)
-        self._scatter_hy = zeros(width, target_dim)
-        self._scatter_yy = zeros(target_dim, target_dim)
-        self._buffer = zeros(0, width)
+        self._width = width
+        self._mean = torch.zeros(both, dtype=torch.float64, device=device)
+        self._scatter = torch.zeros(both, both, dtype=torch.float64, device=device)
+        """Of features and targets side by side; the upper triangle counts."""
+        dtype = torch.float32 if precision == FAST else torch.float64
+        self._buffer = torch.zeros(0, both, dtype=dtype, device=device)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Take in one batch: features (n, d) of any float type, targets (n, t)."""
-        targets = targets.double()
         for start in range(0, len(features), _ROWS):
             self._add(features[start : start + _ROWS], targets[start : start + _ROWS])
 
     def finish(self) -> Moments:
         """The moments of all rows so far, on the CPU."""
-        upper = torch.triu(self._upper_hh)
+        upper, d = torch.triu(self._scatter), self._width
+        scatter = (upper + torch.triu(upper, 1).T).cpu()
+        mean = self._mean.cpu().clone()
         return Moments(
             n=self.n,
-            mean_h=self._mean_h.cpu().clone(),
-            mean_y=self._mean_y.cpu().clone(),
-            scatter_hh=(upper + torch.triu(upper, 1).T).cpu(),
-            scatter_hy=self._scatter_hy.cpu().clone(),
-            scatter_yy=self._scatter_yy.cpu().clone(),
+            mean_h=mean[:d],
+            mean_y=mean[d:],
+            scatter_hh=scatter[:d, :d].contiguous(),
+            scatter_hy=scatter[:d, d:].contiguous(),
+            scatter_yy=scatter[d:, d:].contiguous(),
         )
 
     def _add(self, features: Tensor, targets: Tensor) -> None:
-        n = len(features)
-        mean_h = features.mean(0, dtype=torch.float64)
-        mean_y = targets.mean(0)
+        n, d = len(features), self._width
+        mean = torch.cat(
+            [features.mean(0, dtype=torch.float64), targets.mean(0, dtype=torch.float64)]
+        )
         share = n / (self.n + n)
-        between = (self.n * share) ** 0.5
-        delta_h, delta_y = mean_h - self._mean_h, mean_y - self._mean_y
-
-        centred_y = torch.cat([targets - mean_y, between * delta_y[None]])
-        centred_h = self._room_for(n + 1)
-        torch.sub(features, mean_h, out=centred_h[:n])
-        # The term between the means rides along as one more row: no second pass over d x d.
-        torch.mul(delta_h, between, out=centred_h[n])
-
-        if self._fast:
-            product = torch.zeros_like(self._upper_hh, dtype=torch.float32)
-            _add_upper_product(centred_h.float(), product)
-            self._upper_hh += product
-        else:
-            _add_upper_product(centred_h, self._upper_hh)
-        self._scatter_hy.addmm_(centred_h.T, centred_y)
-        self._scatter_yy.addmm_(centred_y.T, centred_y)
-        self._mean_h += share * delta_h
-        self._mean_y += share * delta_y
+        delta = mean - self._mean
+        rows = self._room_for(n + 1)
+        torch.sub(features, mean[:d], out=rows[:n, :d])
+        torch.sub(targets, mean[d:], out=rows[:n, d:])
+        # The term between the means rides along as one more row: no second pass over the sums.
+        torch.mul(delta, (self.n * share) ** 0.5, out=rows[n])
+        self._add_product(rows)
+        self._mean += share * delta
         self.n += n
+
+    def _add_product(self, rows: Tensor) -> None:
+        if rows.dtype == self._scatter.dtype:
+            add_upper_product(rows, self._scatter)
+        else:
+            product = torch.zeros_like(self._scatter, dtype=rows.dtype)
+            add_upper_product(rows, product)
+            self._scatter += product
 
     def _room_for(self, rows: int) -> Tensor:
         if len(self._buffer) < rows:
@@ -151,8 +149,17 @@ class MomentAccumulator:
         return self._buffer[:rows]
 
 
-def _add_upper_product(rows: Tensor, total: Tensor) -> None:
-    """Add the upper triangle of rowsᵀ rows to `total`; what stands below the diagonal has no meaning."""
+def add_upper_product(rows: Tensor, total: Tensor) -> None:
+    """Add the upper triangle of rowsᵀ rows, (w, w), to `total`; the rest of it has no meaning.
+
+    On the CPU by BLAS's symmetric update, which does half the work of a product; elsewhere by block
+    columns, of which four do five eighths. rows: (n, w), total: (w, w), of one float type, contiguous.
+    """
+    if rows.device.type == "cpu":
+        update = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
+        # BLAS counts by columns: it sees both transposed, and upper as lower.
+        update(1.0, rows.numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=1, lower=1)
+        return
     width = rows.shape[1]
     step = width if width <= _SMALL else -(-width // _COLUMN_BLOCKS)
     for start in range(0, width, step):

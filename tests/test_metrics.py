@@ -171,8 +171,8 @@ def test_the_third_term_of_2024_is_zero_where_the_weight_gram_is_the_shifted_roo
     moments = moments_of(Y, Y)
     targets = spectrum(moments.target_covariance)
     roots = targets.values.sqrt() - 0.5 * targets.values[-1].sqrt()
-    W = 1.7 * (targets.directions * roots.sqrt()).T  # W Wᵀ is diagonal: rotate it into place
-    W = targets.directions @ W
+    axes = targets.directions(3)
+    W = 1.7 * (axes * roots.sqrt()) @ axes.T
     got = last_layer_2024(moments, spectrum(moments.feature_covariance), W)
     assert got.nrc3 == pytest.approx(0, abs=1e-9)
 
@@ -381,3 +381,23 @@ def test_large_weights_take_the_squared_path_and_give_the_same_directions():
     np.testing.assert_allclose(
         np.abs(np.diag(got.directions.numpy()[:, :4].T @ Vt[:4].T)), 1, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 129, 200])
+def test_a_spectrum_rebuilds_its_matrix(d):
+    A = np.random.default_rng(d).standard_normal((d, d + 3))
+    S = torch.from_numpy(A @ A.T)
+    got = spectrum(S)
+    U = got.directions(d)
+    torch.testing.assert_close((U * got.values) @ U.T, S, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(U.T @ U, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-11)
+    assert bool((got.values.diff() <= 0).all())
+
+
+@pytest.mark.parametrize("d", [7, 150])
+def test_a_spectrum_multiplies_by_its_directions_without_writing_them_out(d):
+    A = np.random.default_rng(d).standard_normal((d, d + 3))
+    got, columns = spectrum(torch.from_numpy(A @ A.T)), torch.from_numpy(A[:, :4].copy())
+    U = got.directions(d)
+    torch.testing.assert_close(got.coordinates(columns), U.T @ columns)
+    torch.testing.assert_close(got.combine(columns[:3]), U[:, :3] @ columns[:3])
