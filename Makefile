@@ -1,0 +1,46 @@
+# `make demo` and `make test` work on a fresh clone: each makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
+
+.PHONY: demo test lint slow bench fixtures clean
+
+demo: $(DEMO)
+	$(BIN)/nrc-probe analyze fixtures/hopper/wd_1e-3.safetensors
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(DEV)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(DEMO)
+	$(BIN)/python tests/benchmarks/against_forward.py
+
+fixtures: $(DEMO)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'
+	$(BIN)/python fixtures/recipes/hopper.py
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and pinned: a plain `torch` may bring gigabytes of CUDA libraries
+$(DEMO): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -r constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(DEV): $(DEMO)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
