@@ -14,11 +14,15 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
-from torch import nn
+from nrc_probe.pools import let_pools_sleep
 
-import nrc_probe
-from nrc_probe.forward import default_batch_size
+let_pools_sleep()  # as the command line does, before torch is imported
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+import nrc_probe  # noqa: E402
+from nrc_probe.forward import default_batch_size  # noqa: E402
 
 
 def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
