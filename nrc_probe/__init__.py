@@ -1,6 +1,6 @@
 """nrc-probe: which layers of a trained regression network have collapsed, and how far.
 
-The public names load on first use, so that importing the package, and `nrc-probe --help`, stay fast.
+The public names load on first use: importing the package, and `nrc-probe --help`, stay fast.
 """
 
 from __future__ import annotations

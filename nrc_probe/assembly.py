@@ -1,8 +1,9 @@
-"""What was said, by options, nrc-probe.toml and checkpoint -> the network, the data and the settings of a run."""
+"""What options, nrc-probe.toml and checkpoint say -> the network, the data and the settings."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from nrc_probe.moments import PRECISIONS
 from nrc_probe.result import CheckpointFacts, Settings, Thresholds
 from nrc_probe.spec import DataSpec, ModelSpec
 
+_MOST_THREADS = 1024
+
 
 class Options(TypedDict, total=False):
-    """Everything `analyze` can be told; what is left out or None comes from nrc-probe.toml or a default."""
+    """Everything `analyze` can be told; what is None or left out is found elsewhere."""
 
     model: str | None
     """Architecture: "mlp", "resnet", "torchvision:NAME" or a factory "package.module:function"."""
@@ -31,6 +34,8 @@ class Options(TypedDict, total=False):
     """Activation of an inferred MLP (default relu)."""
     model_options: Mapping[str, object] | None
     """Keyword arguments of the architecture."""
+    data_options: Mapping[str, object] | None
+    """Keyword arguments of a factory that makes the data."""
     heldout: object
     """Rows that were not trained on: a path or whatever `data` takes."""
     inputs: str | None
@@ -50,7 +55,7 @@ class Options(TypedDict, total=False):
     unsafe_pickle: bool
     """Whether a pickle that needs code may run it."""
     rank: int | str | None
-    """Signal dimension r: "target" (r = t, the default), "auto" (the targets' own rank) or an integer."""
+    """Signal dimension r: "target" (r = t, the default), "auto" (the targets' rank), an integer."""
     rcond: float | None
     """Cutoff of NRC4's least squares on singular values, relative to the largest (default 1e-3)."""
     pooling: str | None
@@ -142,19 +147,14 @@ def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset
 
 
 def read_settings(config: Config) -> Settings:
-    """The options that scores depend on, defaults filled in. Raises ConfigError for impossible values."""
+    """The options that scores depend on, defaults filled in. Raises ConfigError."""
     said: dict[str, Any] = dict(config.score)
-    thresholds = said.get("thresholds", {})
-    unknown = set(thresholds) - set(Thresholds.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(Thresholds.__dataclass_fields__)
-        raise ConfigError(f"threshold '{min(unknown)}' is unknown; there are: {known}")
     return Settings(
         rank=_rank(said.get("rank", "target")),
         rcond=_rcond(said.get("rcond", 1e-3)),
         pooling=_choice("pooling", said.get("pooling", "mean"), POOLINGS),
         precision=_choice("precision", said.get("precision", "exact"), PRECISIONS),
-        thresholds=Thresholds(**thresholds),
+        thresholds=_thresholds(said.get("thresholds", {})),
         layers=_globs(said.get("layers", ())),
         exclude=_globs(said.get("exclude", ())),
         max_width=_positive("max_width", said.get("max_width", 8192)),
@@ -163,12 +163,12 @@ def read_settings(config: Config) -> Settings:
 
 
 def read_running(config: Config) -> Running:
-    """How to run: device, batch size, threads. Raises ConfigError for a device that is not there."""
+    """How to run: device, batch size, threads. Raises ConfigError for what is not there."""
     said: dict[str, Any] = dict(config.score)
     return Running(
         device=_device(said.get("device", "auto")),
         batch_size=_positive("batch_size", said["batch_size"]) if "batch_size" in said else None,
-        threads=_positive("threads", said["threads"]) if "threads" in said else None,
+        threads=_positive("threads", said["threads"], _MOST_THREADS) if "threads" in said else None,
     )
 
 
@@ -188,15 +188,16 @@ def _as_config(options: Options, data: object) -> Config:
     extra = dict(options.get("model_options") or {})
     if options.get("activation") is not None:
         extra["activation"] = options["activation"]
-    standardize, heldout = options.get("standardize"), options.get("heldout")
+    heldout = options.get("heldout")
     return Config(
         model=ModelSpec(options.get("model"), extra, trusted=True),
         data=DataSpec(
             path=str(data) if _is_path(data) else None,
             inputs=options.get("inputs"),
-            targets=options.get("targets"),
-            standardize=standardize if isinstance(standardize, str) else _tuple(standardize),
+            targets=_file_here(options.get("targets"), ".npy"),
+            standardize=_standardize(options.get("standardize")),
             images=options.get("images"),
+            options=dict(options.get("data_options") or {}),
             trusted=True,
         ),
         heldout=DataSpec(path=str(heldout) if _is_path(heldout) else None, trusted=True),
@@ -208,8 +209,19 @@ def _as_config(options: Options, data: object) -> Config:
     )
 
 
-def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(names)
+def _standardize(said: Sequence[str] | str | None) -> tuple[str, ...] | str | None:
+    if said is None:
+        return None
+    if isinstance(said, str):
+        return (said,) if said in ("inputs", "targets") else _file_here(said)
+    return tuple(said)
+
+
+def _file_here(said: str | None, suffix: str = "") -> str | None:
+    """A file that an option names, from the current folder; a config's folder is another place."""
+    if said is None or not said.endswith(suffix):
+        return said
+    return str(Path(said).expanduser().absolute())
 
 
 def _is_path(source: object) -> bool:
@@ -222,8 +234,19 @@ def _given_config(options: Options) -> Config:
 
 
 def _found_config(checkpoint: Path, options: Options) -> Config:
-    path = find_config(checkpoint)
-    return read_config(path, trusted=options.get("allow_code", False)) if path else Config()
+    try:
+        path = find_config(checkpoint)
+    except OSError:  # no such place: opening the checkpoint says it better
+        return Config()
+    if path is None:
+        return Config()
+    return read_config(_from_here(path), trusted=options.get("allow_code", False))
+
+
+def _from_here(path: Path) -> Path:
+    """`path` as it is written from the current folder, if it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _open(spec: DataSpec, source: object, statistics: Statistics | None) -> Dataset:
@@ -255,8 +278,8 @@ def _check_finite(module: nn.Module, where: str) -> None:
         if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
             place = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
             raise CheckpointError(
-                f"{where}: tensor '{name}' holds {tensor[tuple(place)].item()} at {place}; expected "
-                "finite values (training diverged: an earlier checkpoint of the run may be sound)"
+                f"{where}: tensor '{name}' holds {tensor[tuple(place)].item()} at {place}; "
+                "expected finite values (training diverged: an earlier checkpoint may be sound)"
             )
 
 
@@ -279,15 +302,26 @@ def _rcond(value: Any) -> float:
     return float(value)
 
 
+def _thresholds(values: Mapping[str, Any]) -> Thresholds:
+    known = ", ".join(Thresholds.__dataclass_fields__)
+    for name, value in values.items():
+        if name not in Thresholds.__dataclass_fields__:
+            raise ConfigError(f"threshold '{name}' is unknown; there are: {known}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ConfigError(f"threshold {name} must be a number, got {value!r}")
+    return Thresholds(**{name: float(value) for name, value in values.items()})
+
+
 def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
     return str(value)
 
 
-def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+def _positive(name: str, value: Any, most: int = 2**31 - 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ConfigError(f"{name} must be an integer from 1 to {most}, got {value!r}")
     return value
 
 
@@ -301,17 +335,17 @@ def _text(value: Any) -> str | None:
 
 def _device(name: Any) -> torch.device:
     present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
+        return torch.device(next(kind for kind, count in present.items() if count))
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device {name!r} is unknown; there are: auto, cuda, mps, cpu") from error
-    if not present.get(device.type, False):
-        here = ", ".join(kind for kind, there in present.items() if there)
+    if (device.index or 0) >= present.get(device.type, 0):
+        here = ", ".join(f"{count} {kind}" for kind, count in present.items() if count)
         raise ConfigError(f"device '{name}' is not available; here there is: {here}")
     return device

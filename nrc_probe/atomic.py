@@ -13,25 +13,29 @@ from nrc_probe.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write to; it takes the place of `path` at the end, or goes on an error.
+    """A temporary sibling to write to; it takes the place of `path` at the end, or goes on errors.
 
-    Raises OutputError where `path` cannot be written.
+    A link stays, its target is replaced. A device or a pipe, which has no place to take, is written
+    to itself. Raises OutputError where `path` cannot be written.
     """
     check_writable(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with _refused(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        target = path.resolve()
+        # the name is cut: with what is added it must not become longer than a name may be
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp"
+        )
         os.close(handle)
-    except OSError as error:
-        raise OutputError(_refusal(path, error.strerror or str(error))) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(_refusal(path, error.strerror or str(error))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,12 +46,25 @@ def write_text(path: Path, text: str) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise OutputError where `path` could not be written: worth knowing before a long pass."""
-    if path.is_dir():
-        raise OutputError(_refusal(path, "it is a folder"))
-    if not path.parent.is_dir():
-        raise OutputError(_refusal(path, f"there is no folder '{path.parent}'"))
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(_refusal(path, f"the folder '{path.parent}' is not writable"))
+    with _refused(path):
+        if path.is_dir():
+            raise OutputError(_refusal(path, "it is a folder"))
+        if path.exists() and not path.is_file():
+            return
+        folder = path.resolve().parent if path.is_symlink() else path.parent
+        if not folder.is_dir():
+            raise OutputError(_refusal(path, f"there is no folder '{folder}'"))
+        if not os.access(folder, os.W_OK):
+            raise OutputError(_refusal(path, f"the folder '{folder}' is not writable"))
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(_refusal(path, error.strerror or str(error))) from error
 
 
 def _refusal(path: Path, reason: str) -> str:

@@ -4,163 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nrc_probe import __version__
-from nrc_probe.errors import ProbeError
+from nrc_probe.errors import OutputError, ProbeError
+from nrc_probe.options import (
+    data_options,
+    given,
+    network_options,
+    output_options,
+    running_options,
+    score_options,
+)
+from nrc_probe.plain import printable
 
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
     from nrc_probe.result import Result
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
-_FILE = click.Path(path_type=Path, dir_okay=True, allow_dash=True)
-
-
-def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_network_options = _stack(
-    click.option(
-        "--model",
-        metavar="NAME",
-        help="mlp, resnet, torchvision:NAME or package.module:function. Default: inferred from the tensors.",
-    ),
-    click.option(
-        "--activation",
-        metavar="NAME",
-        help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, identity.",
-    ),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint.",
-    ),
-    click.option(
-        "--state-key", metavar="KEY", help="Which state dict to take where a file holds several."
-    ),
-    click.option("--allow-code", is_flag=True, help="Let a factory named by a found file run."),
-    click.option(
-        "--unsafe-pickle",
-        is_flag=True,
-        help="Open a pickle that runs code. Only for files you trust.",
-    ),
-    click.option(
-        "--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."
-    ),
-    click.option(
-        "--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."
-    ),
-)
-
-_data_options = _stack(
-    click.option(
-        "--data",
-        metavar="FILE",
-        help=".npz .npy .csv .h5 .safetensors .pt .parquet or package.module:function.",
-    ),
-    click.option(
-        "--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."
-    ),
-    click.option(
-        "--inputs",
-        metavar="NAME",
-        help='Array or column names, or ranges such as "0:8". Default: guessed.',
-    ),
-    click.option("--targets", metavar="NAME", help="As --inputs."),
-    click.option(
-        "--standardize",
-        multiple=True,
-        metavar="WHAT",
-        help="inputs, targets (by the data's own mean and deviation), or a file of statistics; repeatable.",
-    ),
-    click.option(
-        "--images",
-        type=click.Choice(["auto", "nhwc", "as-is"]),
-        help="How byte images are read. Default: auto.",
-    ),
-    click.option("--limit", type=int, metavar="N", help="Use only the first N rows."),
-)
-
-_score_options = _stack(
-    click.option(
-        "--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."
-    ),
-    click.option(
-        "--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."
-    ),
-    click.option(
-        "--pooling",
-        type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
-        help="How maps and tokens become rows. Default: mean.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["exact", "fast"]),
-        help="float64 (exact, default) or float32 products.",
-    ),
-    click.option(
-        "--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."
-    ),
-    click.option(
-        "--threshold",
-        "thresholds",
-        multiple=True,
-        metavar="NAME=X",
-        help="nrc1=0.2, nrc2=0.6, nrc3=0.7, nrc4_ratio=1.5; repeatable.",
-    ),
-)
-
-_running_options = _stack(
-    click.option(
-        "--batch-size", type=int, metavar="N", help="Rows per forward pass; no score depends on it."
-    ),
-    click.option(
-        "--device",
-        metavar="NAME",
-        help="auto (default: cuda, then mps, then cpu), cuda, cuda:1, mps, cpu.",
-    ),
-    click.option("--threads", type=int, metavar="N", help="CPU threads."),
-)
-
-_output_options = _stack(
-    click.option(
-        "-o",
-        "--output",
-        "outputs",
-        multiple=True,
-        type=_FILE,
-        metavar="FILE",
-        help="Also write FILE: .json or .csv by its suffix; repeatable.",
-    ),
-    click.option(
-        "--json",
-        "json_path",
-        type=_FILE,
-        metavar="FILE",
-        help="Write the result as JSON; - for standard output.",
-    ),
-    click.option(
-        "--csv",
-        "csv_path",
-        type=_FILE,
-        metavar="FILE",
-        help="Write tidy rows as CSV; - for standard output.",
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
-)
+_CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path, readable=False))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -168,18 +34,18 @@ _output_options = _stack(
 def cli() -> None:
     """Which layers of a trained regression network have collapsed, and how far.
 
-    Scores Deep Neural Regression Collapse, NRC1 to NRC4 (Rangamani & Unal 2026), of saved checkpoints:
-    one forward pass over the data, no training.
+    Scores Deep Neural Regression Collapse, NRC1 to NRC4 (Rangamani & Unal 2026), of saved
+    checkpoints: one forward pass over the data, no training.
     """
 
 
 @cli.command()
 @_CHECKPOINT
-@_data_options
-@_network_options
-@_score_options
-@_running_options
-@_output_options
+@data_options
+@network_options
+@score_options
+@running_options
+@output_options
 def analyze(
     checkpoint: Path,
     data: str | None,
@@ -191,15 +57,16 @@ def analyze(
 ) -> None:
     """Score every layer of CHECKPOINT.
 
-    The network and the data come from the options, else from the nearest nrc-probe.toml, else from the
-    checkpoint's metadata; a plain MLP or ResNet is inferred from its tensors.
+    The network and the data come from the options, else from the nearest nrc-probe.toml, else from
+    the checkpoint's metadata; a plain MLP or ResNet is inferred from its tensors.
     """
     targets = _output_targets(outputs, json_path, csv_path)
     _set_threads(options["threads"])
     from nrc_probe import probe
 
     with _progress(quiet) as progress:
-        result = probe.analyze(checkpoint, data, progress=progress, **_given(options))
+        result = probe.analyze(checkpoint, data, progress=progress, **given(options))
+    _spare_what_was_read(targets, result)
     for path, render in targets.items():
         _write(path, render(result))
     if not quiet and Path("-") not in targets:
@@ -208,70 +75,52 @@ def analyze(
         print_result(result, _console())
 
 
-@cli.command()
+@cli.command(short_help="List what would be scored in CHECKPOINT; needs no data.")
 @_CHECKPOINT
-@_network_options
+@network_options
 def layers(checkpoint: Path, **options: Any) -> None:
-    """List what would be scored in CHECKPOINT: names, types, shapes, weight ranks. Needs no data."""
+    """List what would be scored in CHECKPOINT: names, types, shapes, weight ranks."""
     from nrc_probe import probe
     from nrc_probe.report.terminal import print_layers
 
-    print_layers(probe.list_layers(checkpoint, **_given(options)), _console())
+    print_layers(probe.list_layers(checkpoint, **given(options)), _console())
 
 
 def main() -> None:
     """Run the command line; the one place where an error becomes a message and an exit code."""
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except ProbeError as error:
         _fail(str(error), 1)
     except click.ClickException as error:
+        lines = map(printable, error.message.splitlines())
+        error.message = "\n".join(lines)  # type: ignore[misc]  # click shows it as it is
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except BrokenPipeError:
         # the reader, such as `head`, has gone: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_standard_output()
         sys.exit(1)
+    except OSError as error:
+        _close_standard_output()
+        _fail(f"cannot write to standard output: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _close_standard_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not try once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str, code: int) -> None:
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    click.echo(f"nrc-probe: {line}", err=True)
+    click.echo(f"nrc-probe: {printable(message)}", err=True)
     sys.exit(code)
 
 
 # ------------------------------------------------------------------------------- between the worlds
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were said, in the library's types."""
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
-    if "thresholds" in said:
-        said["thresholds"] = dict(_threshold(text) for text in said["thresholds"])
-    if isinstance(said.get("rank"), str) and said["rank"].lstrip("-").isdigit():
-        said["rank"] = int(said["rank"])
-    if "standardize" in said and not set(said["standardize"]) <= {"inputs", "targets"}:
-        said["standardize"] = _statistics_file(said["standardize"])
-    return said
-
-
-def _threshold(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise click.BadParameter(f"'{text}': expected NAME=NUMBER, such as nrc1=0.2") from None
-
-
-def _statistics_file(words: tuple[str, ...]) -> str:
-    if len(words) > 1:
-        raise click.BadParameter(
-            f"--standardize {' '.join(words)}: expected inputs and targets, or one file"
-        )
-    return words[0]
 
 
 def _set_threads(threads: int | None) -> None:
@@ -297,18 +146,30 @@ def _output_targets(
     for path, form in asked:
         if form not in forms:
             raise click.BadParameter(f"'{path}': expected a name that ends in {' or '.join(forms)}")
-    targets = {path: forms[form] for path, form in asked}
-    for path in targets:
+    targets: dict[Path, Callable[[Result], str]] = {}
+    for path, form in asked:
+        if path in targets:
+            raise click.BadParameter(f"'{path}': named twice, each output needs its own file")
+        targets[path] = forms[form]
         if path != Path("-"):
             check_writable(path)
     return targets
+
+
+def _spare_what_was_read(targets: Iterable[Path], result: Result) -> None:
+    """Raise OutputError where an output would take the place of the checkpoint or the data."""
+    heldout = result.heldout.data.path if result.heldout else None
+    for read in (result.checkpoint.path, result.data.path, heldout):
+        for path in targets:
+            if read and path.exists() and Path(read).exists() and path.samefile(read):
+                raise OutputError(f"cannot write '{path}': it was read (name another file)")
 
 
 def _write(path: Path, text: str) -> None:
     from nrc_probe.atomic import write_text
 
     if path == Path("-"):
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)  # bytes: UTF-8 and \n whatever the console's own
     else:
         write_text(path, text)
 
@@ -321,7 +182,7 @@ def _console() -> Any:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A bar with the time left on a terminal's standard error; a line every few seconds elsewhere."""
+    """A bar with the time left on a terminal's standard error; now and then a line elsewhere."""
     if quiet:
         yield None
         return

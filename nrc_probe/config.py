@@ -155,6 +155,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _is_rank(value: object) -> bool:
+    return value in ("target", "auto") or _is_count(value)
+
+
 def _is_rcond(value: object) -> bool:
     return isinstance(value, int | float) and _is_number(value) and 0 <= value < 1
 
@@ -190,7 +194,7 @@ _TABLES: dict[str, dict[str, _Rule]] = {
         "options": _TABLE,
     },
     "score": {
-        "rank": _Rule('"auto" or a whole number above 0', lambda v: v == "auto" or _is_count(v)),
+        "rank": _Rule('"target", "auto" or a whole number above 0', _is_rank),
         "rcond": _Rule("0, or a number between 0 and 1", _is_rcond),
         "pooling": _one_of("mean", "max", "flatten", "tokens", "first", "last"),
         "precision": _one_of("exact", "fast"),

@@ -275,7 +275,9 @@ def _warnings(
             f"the network predicts no better than the mean (R² {watched.model_r2:.3g}): "
             "a wrong activation, architecture, standardisation or data set looks like this"
         )
-    if math.isnan(watched.model_r2):
+    if not math.isfinite(watched.model_mse):
+        yield "the network's predictions are not finite: its error and R² are undefined"
+    elif math.isnan(watched.model_r2):
         yield "targets do not vary: R², NRC2 and CKA are undefined"
     if not scored.layers:
         yield "no layer could be scored: see the reasons under 'skipped'"

@@ -5,16 +5,21 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nrc_probe.errors import ProbeError
 from nrc_probe.last_layer_2024 import LastLayer2024
 from nrc_probe.layers import Skipped
+from nrc_probe.plain import printable
 
 SCHEMA = "nrc-probe/result/1"
 CONDITIONS = ("nrc1", "nrc2", "nrc3", "nrc4")
+
+_NOT_PRINTED = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON leaves as it is, and a terminal obeys or UTF-8 cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One scored layer: its place, the four conditions and their companions; nan where undefined."""
+    """One scored layer: its place, the conditions and their companions; nan where undefined."""
 
     index: int
     """Place in run order, from 0."""
@@ -156,9 +161,9 @@ class Provenance:
     """UTC, ISO 8601."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq=False: nan differs from itself, so equality is written out
 class Result:
-    """Everything one analysis found."""
+    """Everything one analysis found; equal to another that says the same, whenever it was made."""
 
     checkpoint: CheckpointFacts
     model: ModelFacts
@@ -173,7 +178,15 @@ class Result:
     heldout: Heldout | None
     last_layer_2024: LastLayer2024 | None
     warnings: tuple[str, ...]
-    provenance: Provenance = field(compare=False)
+    provenance: Provenance
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        mine, its = self.to_dict(), other.to_dict()
+        return mine | {"provenance": None} == its | {"provenance": None}
+
+    __hash__ = None  # type: ignore[assignment]  # it holds mappings
 
     @property
     def first_collapsed_layer(self) -> str | None:
@@ -196,20 +209,21 @@ class Result:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The result as JSON text: numbers or null, never NaN."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
         """Read what `to_json` wrote. Raises ProbeError where the text is not such a result."""
         try:
             return _from_dict(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProbeError(
                 f"not a result of schema {SCHEMA}: {type(error).__name__}: {error}"
             ) from error
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Tidy rows, one a layer, with what describes the checkpoint repeated; None where undefined."""
+        """Tidy rows, one a layer, the checkpoint's facts repeated; None where undefined."""
         described = {
             "checkpoint": self.checkpoint.path,
             "epoch": self.checkpoint.epoch,
@@ -237,7 +251,7 @@ class Result:
             + "</tr>"
             for layer in self.layers
         )
-        first = html.escape(self.first_collapsed_layer or "none")
+        first = _cell(self.first_collapsed_layer or "none")
         caption = f"first collapsed layer: {first}; the network's own R²: {_cell(self.model_r2)}"
         return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 
@@ -302,7 +316,7 @@ def _plain(value: Any) -> Any:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if math.isfinite(value) else "-"
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))
 
 
 def _from_dict(d: Mapping[str, Any]) -> Result:
@@ -336,7 +350,7 @@ def _heldout(d: Mapping[str, Any]) -> Heldout:
 
 
 def _build(cls: Any, d: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON values: lists become tuples, null becomes nan in fields of type float."""
+    """A dataclass from JSON values: lists become tuples, null in a field of floats nan."""
     types = {name: f.type for name, f in cls.__dataclass_fields__.items()}
     return cls(**{key: _restore(value, types[key]) for key, value in d.items()})
 

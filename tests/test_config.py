@@ -133,7 +133,7 @@ ERRORS = {
     "[score]\nzzz = 3": r"\[score\]: no key 'zzz' \(it takes rank, rcond, pooling,",
     "[score.thresholds]\nnrc5 = 1": r"\[score.thresholds\]: no key 'nrc5'; did you mean 'nrc",
     "[score.thresholds]\nnrc1 = 'a'": r'\[score.thresholds\] nrc1 = "a": expected a number',
-    "[score]\nrank = 0": r'\[score\] rank = 0: expected "auto" or a whole number above 0',
+    "[score]\nrank = 0": r'\[score\] rank = 0: expected "target", "auto" or a whole number above 0',
     "[score]\nrank = true": r"\[score\] rank = true: expected",
     "[score]\nrcond = 1.0": r"\[score\] rcond = 1.0: expected 0, or a number between 0 and 1",
     "[score]\npooling = 'min'": r'pooling = "min": expected one of mean, max, flatten, tokens',

@@ -334,8 +334,10 @@ def _load_torch(path: Path, content: str, unsafe_pickle: bool) -> object:
     """The object that torch.save wrote; code in it runs only if `unsafe_pickle`."""
     if content == "torchscript" and not unsafe_pickle:
         raise CheckpointError(f"a TorchScript archive needs code; {_WAY_OUT}")
-    # by its name, torch.load takes a file called .safetensors for one; without, it cannot map it
-    mapped = content == "torch-zip" and path.suffix != ".safetensors"
+    # by its name, torch.load takes a file called .safetensors for one, and fails on bytes that are
+    # no text; without the name it cannot map the file
+    named = path.suffix != ".safetensors" and str(path).encode(errors="ignore") == bytes(path)
+    mapped = content == "torch-zip" and named
     try:
         with (
             path.open("rb") as file,

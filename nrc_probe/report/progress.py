@@ -48,16 +48,19 @@ def progress_on(stream: TextIO) -> Iterator[Advance]:
 
 
 def _lines(stream: TextIO) -> Advance:
-    started = last = time.monotonic()
+    said = before = time.monotonic()
+    starts: dict[str, float] = {}
 
     def advance(what: str, done: int, total: int | None) -> None:
-        nonlocal last
+        nonlocal said, before
         now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
+        started = starts.setdefault(what, before)
+        before = now
+        if now - said < _SECONDS_BETWEEN_LINES:
             return
-        last = now
-        rate = done / (now - started)
-        left = f", about {(total - done) / rate:.0f} s left" if total and rate > 0 else ""
+        said = now
+        seconds = (total - done) * (now - started) / done if total else 0
+        left = f", about {seconds:.0f} s left" if seconds else ""
         stream.write(f"{what}: {done:,}{f' of {total:,}' if total else ''} rows{left}\n")
         stream.flush()
 

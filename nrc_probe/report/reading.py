@@ -3,63 +3,104 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 from nrc_probe.result import LayerResult, Result
 
 
 def reading(result: Result) -> str:
-    """One or two sentences about one result, from its numbers alone."""
+    """A few sentences about one result, from its numbers alone."""
     if not result.layers:
         return "No layer was scored, so nothing can be said about collapse."
-    parts = [_where(result), _linearity(result), _generalisation(result)]
-    return " ".join(part for part in parts if part)
+    return " ".join((*_where(result), *_linearity(result), *_ranks(result), *_heldout(result)))
 
 
-def _where(result: Result) -> str:
-    layers, limit = result.layers, result.settings.thresholds.nrc1
+def _where(result: Result) -> Iterator[str]:
+    layers = result.layers
     first = result.first_collapsed_layer
     if first is None:
-        last = layers[-1]
-        if math.isnan(last.nrc1):
-            return f"No collapse up to the last layer: NRC1 is undefined in {last.name}."
-        return (
-            f"No collapse up to the last layer: {last.nrc1:.0%} of the feature variance in {last.name} "
-            f"lies outside its top {_directions(last.rank)} (NRC1 <= {limit:g} is not met there)."
-        )
+        yield _not_collapsed(layers, result.settings.thresholds.nrc1)
+        return
     tail = layers[[layer.name for layer in layers].index(first) :]
-    all_met = [layer for layer in tail if all(layer.conditions.values())]
+    limit = f"{100 * result.settings.thresholds.nrc1:g}%"
+    met = [layer for layer in tail if all(layer.conditions.values())]
+    yield (
+        f"From {first} on ({len(tail)} of {_layers(len(layers))}), at most {limit} of the feature "
+        f"variance lies outside {_directions(tail)}; {_all_four(met, tail)}."
+    )
+    trivial = [layer.name for layer in tail if layer.rank >= layer.width]
+    if trivial:
+        yield f"NRC1 cannot fail in {_some(trivial)}: no wider than the signal."
+
+
+def _not_collapsed(layers: Sequence[LayerResult], limit: float) -> str:
+    last = layers[-1]
+    before = [layer.name for layer in layers if layer.conditions["nrc1"]]
+    held = f"NRC1 holds in {_some(before)}, but not up to the last layer" if before else ""
+    head = held or "No collapse up to the last layer"
+    if math.isnan(last.nrc1):
+        return f"{head}: NRC1 is undefined in {last.name}."
+    share = f"{100 * last.nrc1:.3g}%" if last.nrc1 > 1.01 * limit else f"{100 * last.nrc1:.6g}%"
     return (
-        f"From {first} on ({len(tail)} of {len(layers)} layers), at most {limit:.0%} of the feature "
-        f"variance lies outside {_directions(tail[0].rank)}; all four conditions hold in "
-        f"{_count(all_met, tail)}."
+        f"{head}: {share} of the feature variance in {last.name} lies outside "
+        f"{_directions([last])} (NRC1 <= {limit:g} is not met there)."
     )
 
 
-def _directions(rank: int) -> str:
-    return "1 direction" if rank == 1 else f"{rank} directions"
+def _directions(layers: Sequence[LayerResult]) -> str:
+    ranks = {layer.rank for layer in layers}
+    if len(ranks) > 1:
+        return "the signal's directions"
+    (rank,) = ranks
+    return "the top direction" if rank == 1 else f"the top {rank} directions"
 
 
-def _count(met: list[LayerResult], tail: tuple[LayerResult, ...]) -> str:
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
+def _all_four(met: Sequence[LayerResult], tail: Sequence[LayerResult]) -> str:
+    if len(tail) == 1:
+        return f"{'all' if met else 'not all'} four conditions hold in it"
     if len(met) == len(tail):
-        return "each of them" if len(tail) > 1 else "it"
+        return "all four conditions hold in each of them"
     if not met:
-        return "none of them"
-    return f"{len(met)} of them ({', '.join(layer.name for layer in met)})"
+        return "all four conditions hold in none of them"
+    return f"all four conditions hold in {len(met)} of them ({_some([m.name for m in met])})"
 
 
-def _linearity(result: Result) -> str:
+def _some(names: Sequence[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _linearity(result: Result) -> Iterator[str]:
+    """What the first layer says from which a linear map does nearly as well as the network."""
+    if math.isnan(result.layers[-1].nrc4_ratio):
+        return  # the network's own error is 0: there is nothing to compare with
     limit = result.settings.thresholds.nrc4_ratio
     linear = next((layer for layer in result.layers if layer.nrc4_ratio <= limit), None)
     if linear is None:
-        return "No layer's linear probe comes near the network's own error."
-    return (
-        f"A linear map of {linear.name}'s input already predicts with "
-        f"{linear.nrc4_ratio:.2f} times the network's own error."
-    )
+        yield f"No layer's linear probe comes within {limit:g} times the network's own error."
+    else:
+        yield (
+            f"A linear map of {linear.name}'s input already predicts with "
+            f"{linear.nrc4_ratio:.3g} times the network's own error."
+        )
 
 
-def _generalisation(result: Result) -> str:
+def _ranks(result: Result) -> Iterator[str]:
+    last, targets = result.layers[-1], result.data.target_rank
+    if targets is not None and not math.isnan(last.effective_rank):
+        yield (
+            f"The input of {last.name} has an effective rank of {last.effective_rank:.3g}, "
+            f"the targets have rank {targets}."
+        )
+
+
+def _heldout(result: Result) -> Iterator[str]:
     if result.heldout is None or not result.model_mse > 0:
-        return ""
+        return
     ratio = result.heldout.model_mse / result.model_mse
-    return f"On held-out rows the network's error is {ratio:.2f} times that on these."
+    if math.isfinite(ratio):
+        yield f"On held-out rows the network's error is {ratio:.3g} times that on these."

@@ -1,114 +1,73 @@
-"""A Result on the terminal: complete at 80 columns, readable without colour."""
+"""A Result on the terminal: complete at any width, readable without colour."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
+from nrc_probe.report.grid import Page, name_lines, ratio, score_lines, share
 from nrc_probe.report.reading import reading
-from nrc_probe.result import DataFacts, LayerResult, Layers, Result
+from nrc_probe.result import DataFacts, LayerFacts, Layers, Result
 
-_WIDE = 118
-"""From this many columns on, companions stand beside the conditions instead of below."""
 _NAMES_SHOWN = 6
 """A note shared by more layers than this names the first few."""
+_TITLE_WIDTH = 11
 
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    meaning: str
-    width: int
-
-
-_CONDITIONS = (
-    _Column("width", "", 6),
-    _Column("NRC1", "noise", 9),
-    _Column("NRC2", "targets", 9),
-    _Column("NRC3", "weight", 9),
-    _Column("chance", "", 7),
-    _Column("NRC4", "linear", 10),
-    _Column("/model", "", 9),
-)
-_COMPANIONS = (
-    _Column("CKA", "all", 7),
-    _Column("eff.", "rank", 7),
-    _Column("stable", "rank S", 7),
-    _Column("stable", "rank W", 7),
-)
-_HELDOUT = _Column("NRC4", "held out", 10)
+Remarks = Iterable[tuple[str, list[str]]]
+"""Titles, each with its lines."""
 
 
 def print_result(result: Result, console: Console) -> None:
     """Print the whole report: header, layers, notes, warnings, reading."""
-    marks = _marks(console)
-    for line in _header(result):
-        console.print(line)
-    console.print()
-    for line in _table(result, console.width, marks):
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    page = _page(console)
+    for title, value in _facts(result):
+        _print_hanging(Text(f"{title:<{_TITLE_WIDTH}}", style="bold"), value, console)
+    if result.layers:
+        console.print()
+        for line in score_lines(result, page):
+            console.print(line)
     _print_remarks(_remarks(result), console)
     console.print()
-    console.print(Text(printable(reading(result)), style="italic"))
+    _print_hanging(Text(), reading(result), console, style="italic")
 
 
 def print_layers(listing: Layers, console: Console) -> None:
     """Print what would be scored: a row a layer, then what would not be and what was assumed."""
     model = listing.model
-    console.print(f"network    {printable(model.summary)} ({model.parameters:,} parameters)")
+    title = Text(f"{'network':<{_TITLE_WIDTH}}", style="bold")
+    _print_hanging(title, f"{model.summary} ({model.parameters:,} parameters)", console)
     console.print()
-    room = max(len(printable(layer.name)) for layer in listing.layers)
-    room = max(min(room, console.width - 61), 5)
-    heads = (
-        f" {'layer':<{room}}  {'type':<16}{'width':>6}{'out':>6}{'rank':>6}{'stable':>9}  weight"
-    )
-    console.print(Text(heads, style="bold"))
-    for layer in listing.layers:
-        name = printable(layer.name)
-        if len(name) > room:
-            console.print(Text(f" {name}"))
-            name = ""
-        shape = "x".join(map(str, layer.weight_shape))
-        console.print(
-            Text(
-                f" {name:<{room}}  {layer.type:<16}{layer.width:>6}{layer.out:>6}"
-                f"{layer.weight_rank:>6}{_ratio(layer.stable_rank_weight):>9}  {shape}"
-            )
-        )
+    for line in _listing_lines(listing.layers, _page(console)):
+        console.print(line)
     _print_remarks(_listing_remarks(listing), console)
 
 
-def _listing_remarks(listing: Layers) -> Iterator[tuple[str, list[str]]]:
-    skipped = _grouped((item.reason, item.name) for item in listing.skipped)
-    for title, lines in (("not scored", skipped), ("assumed", list(listing.model.assumptions))):
-        if lines:
-            yield title, lines
+def _page(console: Console) -> Page:
+    return Page(console.width, console.encoding)
 
 
-def _print_remarks(remarks: Iterable[tuple[str, list[str]]], console: Console) -> None:
+def _print_hanging(head: Text, body: str, console: Console, style: str = "") -> None:
+    """Print `body` right of `head`; what does not fit on its line stands under its beginning."""
+    room = max(console.width - head.cell_len, _TITLE_WIDTH)
+    text = Text(_page(console).text(body), style=style)
+    for number, line in enumerate(text.wrap(console, room, overflow="fold")):
+        line.rstrip()
+        console.print(Text.assemble(head if number == 0 else " " * head.cell_len, line))
+
+
+def _print_remarks(remarks: Remarks, console: Console) -> None:
     for title, lines in remarks:
         console.print()
         console.print(Text(title, style="bold yellow" if title == "warnings" else "bold"))
         for line in lines:
-            console.print(Padding(Text(f"- {printable(line)}"), (0, 0, 0, 2)))
-
-
-def printable(text: str) -> str:
-    """`text` with control characters written out, so that a name cannot steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+            _print_hanging(Text("  - "), line, console)
 
 
 # -------------------------------------------------------------------------------------- the header
-
-
-def _header(result: Result) -> Iterator[Text]:
-    for title, value in _facts(result):
-        yield Text.assemble((f"{title:<11}", "bold"), printable(value))
 
 
 def _facts(result: Result) -> Iterator[tuple[str, str]]:
@@ -118,31 +77,36 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
         yield "training", _training(result)
     yield "network", f"{model.summary} ({model.parameters:,} parameters, {model.source})"
     yield "data", _data(result.data)
-    yield "error", f"MSE {result.model_mse:.4g}, R² {_plain(result.model_r2)}"
+    yield "error", _error(result.model_mse, result.model_r2)
     if result.heldout:
         held = result.heldout
         yield "held out", _data(held.data)
-        yield "error", f"MSE {held.model_mse:.4g}, R² {_plain(held.model_r2)}"
+        yield "error", _error(held.model_mse, held.model_r2)
     yield "signal", _signal(result)
 
 
 def _training(result: Result) -> str:
     checkpoint = result.checkpoint
-    named = {
-        "epoch": checkpoint.epoch,
-        "step": checkpoint.step,
-        "weight decay": checkpoint.weight_decay,
-        "learning rate": checkpoint.learning_rate,
-    }
-    known = [f"{name} {value:g}" for name, value in named.items() if value is not None]
+    counts = {"epoch": checkpoint.epoch, "step": checkpoint.step}
+    rates = {"weight decay": checkpoint.weight_decay, "learning rate": checkpoint.learning_rate}
+    known = [f"{name} {count}" for name, count in counts.items() if count is not None]
+    known += [f"{name} {rate:g}" for name, rate in rates.items() if rate is not None]
     return ", ".join(known) or "epoch and weight decay are not recorded"
 
 
 def _data(data: DataFacts) -> str:
-    rank = "do not vary" if data.target_rank is None else f"of rank {data.target_rank}"
+    rank = "that do not vary" if data.target_rank is None else f"of rank {data.target_rank}"
     targets = "1 target" if data.target_dim == 1 else f"{data.target_dim} targets"
     prepared = f", standardised: {' and '.join(data.standardized)}" if data.standardized else ""
     return f"{data.path or 'given in memory'}: {data.n:,} rows, {targets} {rank}{prepared}"
+
+
+def _error(mse: float, r2: float) -> str:
+    error, share_explained = f"{mse:.4g}", f"{r2:.4f}"
+    return (
+        f"MSE {error if math.isfinite(mse) else '-'}, "
+        f"R² {share_explained if math.isfinite(r2) else '-'}"
+    )
 
 
 def _signal(result: Result) -> str:
@@ -154,138 +118,69 @@ def _signal(result: Result) -> str:
     return f"{r}NRC4 cutoff {settings.rcond:g}; {settings.pooling} pooling, {settings.precision}"
 
 
-def _plain(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+# ------------------------------------------------------------------------------------- the listing
 
 
-# --------------------------------------------------------------------------------------- the table
+def _listing_lines(layers: Sequence[LayerFacts], page: Page) -> Iterator[Text]:
+    """A row a layer, its name above it where both do not fit on one line."""
+    shapes = max(len("weight"), *(len(_shape(layer)) for layer in layers))
+    left = page.width - shapes - len(_numbers(layers[0])) - 3
+    names, kinds = _labels(layers, page, left)
+    kind_room = max(map(cell_len, kinds)) + 2
+    name_room = max(min(max(map(cell_len, names)) + 2, left - kind_room), len("layer") + 2)
+    numbers = f"{'width':>6}{'out':>6}{'rank':>6}{'stable':>9}"
+    heads = (_left(names[0], name_room), _left(kinds[0], kind_room), numbers)
+    yield Text(f" {''.join(heads)}  weight", style="bold")
+    for layer, name, kind in zip(layers, names[1:], kinds[1:], strict=True):
+        fits = cell_len(name) <= name_room - 2
+        if not fits:
+            yield from name_lines(name, page)
+        cells = (_left(name if fits else "", name_room), _left(kind, kind_room), _numbers(layer))
+        yield Text(f" {''.join(cells)}  {_shape(layer)}")
 
 
-def _marks(console: Console) -> dict[bool, str]:
-    plain = not console.encoding.lower().startswith("utf")
-    return {True: "+" if plain else "✓", False: "." if plain else "·"}
+def _labels(layers: Sequence[LayerFacts], page: Page, room: int) -> tuple[list[str], list[str]]:
+    """The columns `layer` and `type`, heads first; in one where two do not fit."""
+    names = ["layer", *(page.text(layer.name) for layer in layers)]
+    kinds = ["type", *(page.text(layer.type) for layer in layers)]
+    if max(map(cell_len, kinds)) + len("layer") + 4 <= room:
+        return names, kinds
+    together = [f"{name} ({kind})" for name, kind in zip(names[1:], kinds[1:], strict=True)]
+    return ["layer", *together], [""] * len(kinds)
 
 
-def _table(result: Result, width: int, marks: dict[bool, str]) -> Iterator[Text]:
-    if not result.layers:
-        return
-    extra = (*_COMPANIONS, *([_HELDOUT] if result.heldout else []))
-    if width >= _WIDE:
-        yield from _block(result, width, (*_CONDITIONS, *extra), marks)
-    else:
-        yield from _block(result, width, _CONDITIONS, marks)
-        yield Text()
-        yield from _block(result, width, extra, marks)
+def _left(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
-def _block(
-    result: Result, width: int, columns: Sequence[_Column], marks: dict[bool, str]
-) -> Iterator[Text]:
-    room = width - sum(column.width for column in columns) - 1
-    names = max(len(printable(layer.name)) for layer in result.layers)
-    room = min(room, max(names, len("layer")) + 1)
-    yield _heads("layer", [column.title for column in columns], columns, room, "bold")
-    yield _heads("", [column.meaning for column in columns], columns, room, "dim")
-    heldout = {
-        layer.name: layer.nrc4 for layer in (result.heldout.layers if result.heldout else ())
-    }
-    first = result.first_collapsed_layer
-    for layer in result.layers:
-        if layer.name == first:
-            yield _line(result, room + sum(column.width for column in columns))
-        cells = (*_condition_cells(layer, marks), *_companion_cells(layer, heldout.get(layer.name)))
-        by_column = dict(zip((*_CONDITIONS, *_COMPANIONS, _HELDOUT), cells, strict=True))
-        yield from _row(printable(layer.name), [by_column[c] for c in columns], columns, room)
+def _numbers(layer: LayerFacts) -> str:
+    stable = ratio(layer.stable_rank_weight)
+    return f"{layer.width:>6}{layer.out:>6}{layer.weight_rank:>6}{stable:>9}"
 
 
-def _heads(
-    first: str, titles: Sequence[str], columns: Sequence[_Column], room: int, style: str
-) -> Text:
-    line = Text(f" {first:<{room}}", style=style)
-    for title, column in zip(titles, columns, strict=True):
-        # the marks stand right of the numbers: titles end where the numbers do
-        shift = 2 if column in _MARKED else 0
-        line.append(f"{title:>{column.width - shift}}{' ' * shift}")
-    return line
+def _shape(layer: LayerFacts) -> str:
+    return "x".join(map(str, layer.weight_shape))
 
 
-_MARKED = tuple(_CONDITIONS[k] for k in (1, 2, 3, 6))
-
-
-def _row(name: str, cells: Sequence[Text], columns: Sequence[_Column], room: int) -> Iterator[Text]:
-    if len(name) >= room:
-        yield Text(f" {name}")
-        name = ""
-    line = Text(f" {name:<{room}}")
-    for cell, column in zip(cells, columns, strict=True):
-        line.append(" " * (column.width - len(cell)))
-        line.append_text(cell)
-    yield line
-
-
-def _line(result: Result, width: int) -> Text:
-    limit = result.settings.thresholds.nrc1
-    words = f" collapsed from here on: NRC1 <= {limit:g} "
-    return Text(f" {words:─^{width}}", style="cyan")
-
-
-def _condition_cells(layer: LayerResult, marks: dict[bool, str]) -> Iterator[Text]:
-    met = layer.conditions
-    yield Text(str(layer.width))
-    yield _marked(_share(layer.nrc1), layer.nrc1, met["nrc1"], marks)
-    yield _marked(_share(layer.nrc2), layer.nrc2, met["nrc2"], marks)
-    yield _marked(_share(layer.nrc3), layer.nrc3, met["nrc3"], marks)
-    yield Text(_share(layer.nrc3_chance, 2), style="dim")
-    yield Text(_significant(layer.nrc4))
-    yield _marked(_ratio(layer.nrc4_ratio), layer.nrc4_ratio, met["nrc4"], marks)
-
-
-def _companion_cells(layer: LayerResult, heldout: float | None) -> Iterator[Text]:
-    yield Text(_share(layer.cka))
-    for rank in (layer.effective_rank, layer.stable_rank_covariance, layer.stable_rank_weight):
-        yield Text(_ratio(rank))
-    yield Text("-" if heldout is None else _significant(heldout))
-
-
-def _marked(text: str, value: float, met: bool, marks: dict[bool, str]) -> Text:
-    if math.isnan(value):
-        return Text(f"{text}  ", style="dim")
-    return Text(f"{text} {marks[met]}", style="green" if met else "yellow")
-
-
-def _share(value: float, digits: int = 3) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.0e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:.{digits}f}"
-
-
-def _significant(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
-
-
-def _ratio(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
+def _listing_remarks(listing: Layers) -> Remarks:
+    skipped = _grouped((item.reason, item.name) for item in listing.skipped)
+    for title, lines in (("not scored", skipped), ("assumed", list(listing.model.assumptions))):
+        if lines:
+            yield title, lines
 
 
 # -------------------------------------------------------------------------------------- the remarks
 
 
-def _remarks(result: Result) -> Iterator[tuple[str, list[str]]]:
+def _remarks(result: Result) -> Remarks:
     """Titles and lines of all that stands below the table; empty ones left out."""
     notes = [(note, layer.name) for layer in result.layers for note in layer.notes]
     skipped = [(item.reason, item.name) for item in result.skipped]
     assumed = [*result.model.assumptions, *result.data.assumptions]
     if result.heldout:
         assumed += [f"held out: {note}" for note in result.heldout.data.assumptions]
-    last = result.last_layer_2024
-    if last:
-        terms = ", ".join(
-            f"nrc{k} {_share(v)}" for k, v in enumerate((last.nrc1, last.nrc2, last.nrc3), 1)
-        )
-        yield "last layer, in the numbering of 2024 (0 is collapsed)", [terms]
     for title, lines in (
+        ("last layer, in the numbering of 2024 (0 is collapsed)", _last_layer(result)),
         ("notes", _grouped(notes)),
         ("not scored", _grouped(skipped)),
         ("assumed", assumed),
@@ -293,6 +188,14 @@ def _remarks(result: Result) -> Iterator[tuple[str, list[str]]]:
     ):
         if lines:
             yield title, lines
+
+
+def _last_layer(result: Result) -> list[str]:
+    last = result.last_layer_2024
+    if last is None:
+        return []
+    values = enumerate((last.nrc1, last.nrc2, last.nrc3), 1)
+    return [", ".join(f"nrc{k} {share(value)}" for k, value in values)]
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:

@@ -1,0 +1,238 @@
+"""The options of the commands, and how their words become the library's types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+network_options = _stack(
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="mlp, resnet, torchvision:NAME or package.module:function. "
+        "Default: inferred from the tensors.",
+    ),
+    click.option(
+        "--model-option",
+        "model_options",
+        multiple=True,
+        metavar="NAME=X",
+        help="Keyword argument of the architecture; X as in JSON, or a text; repeatable.",
+    ),
+    click.option(
+        "--activation",
+        metavar="NAME",
+        help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, "
+        "identity.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path, readable=False),
+        help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint.",
+    ),
+    click.option(
+        "--state-key", metavar="KEY", help="Which state dict to take where a file holds several."
+    ),
+    click.option("--allow-code", is_flag=True, help="Let a factory named by a found file run."),
+    click.option(
+        "--unsafe-pickle",
+        is_flag=True,
+        help="Open a pickle that runs code. Only for files you trust.",
+    ),
+    click.option(
+        "--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."
+    ),
+    click.option(
+        "--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."
+    ),
+)
+
+data_options = _stack(
+    click.option(
+        "--data",
+        metavar="FILE",
+        help=".npz .npy .csv .h5 .safetensors .pt .parquet or package.module:function.",
+    ),
+    click.option(
+        "--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."
+    ),
+    click.option(
+        "--inputs",
+        metavar="NAME",
+        help='Array or column names, or ranges such as "0:8". Default: guessed.',
+    ),
+    click.option("--targets", metavar="NAME", help="As --inputs."),
+    click.option(
+        "--standardize",
+        multiple=True,
+        metavar="WHAT",
+        help="inputs, targets (by the data's own mean and deviation), or a file of statistics; "
+        "repeatable.",
+    ),
+    click.option(
+        "--images",
+        type=click.Choice(["auto", "nhwc", "as-is"]),
+        help="How byte images are read. Default: auto.",
+    ),
+    click.option(
+        "--data-option",
+        "data_options",
+        multiple=True,
+        metavar="NAME=X",
+        help="Keyword argument of a factory that makes the data; repeatable.",
+    ),
+    click.option("--limit", type=int, metavar="N", help="Use only the first N rows."),
+)
+
+score_options = _stack(
+    click.option(
+        "--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."
+    ),
+    click.option(
+        "--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
+        help="How maps and tokens become rows. Default: mean.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["exact", "fast"]),
+        help="float64 (exact, default) or float32 products.",
+    ),
+    click.option(
+        "--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        metavar="NAME=X",
+        help="nrc1=0.2, nrc2=0.6, nrc3=0.7, nrc4_ratio=1.5; repeatable.",
+    ),
+)
+
+running_options = _stack(
+    click.option(
+        "--batch-size", type=int, metavar="N", help="Rows per forward pass; no score depends on it."
+    ),
+    click.option(
+        "--device",
+        metavar="NAME",
+        help="auto (default: cuda, then mps, then cpu), cuda, cuda:1, mps, cpu.",
+    ),
+    click.option("--threads", type=int, metavar="N", help="CPU threads."),
+)
+
+output_options = _stack(
+    click.option(
+        "-o",
+        "--output",
+        "outputs",
+        multiple=True,
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FILE",
+        help="Also write FILE: .json or .csv by its suffix; repeatable.",
+    ),
+    click.option(
+        "--json",
+        "json_path",
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FILE",
+        help="Write the result as JSON; - for standard output.",
+    ),
+    click.option(
+        "--csv",
+        "csv_path",
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FILE",
+        help="Write tidy rows as CSV; - for standard output.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
+)
+
+
+# --------------------------------------------------------------------------- words -> the library's
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were said, in the library's types. Raises click.BadParameter."""
+    # by identity: 0 was said, and equals False
+    unsaid = (None, (), False)
+    said = {name: x for name, x in options.items() if not any(x is nothing for nothing in unsaid)}
+    for name, read in (
+        ("thresholds", _number),
+        ("model_options", _value),
+        ("data_options", _value),
+    ):
+        if name in said:
+            said[name] = _named(name, said[name], read)
+    if "rank" in said:
+        said["rank"] = _rank(said["rank"])
+    if "standardize" in said:
+        said["standardize"] = _standardize(said["standardize"])
+    return said
+
+
+def _named(option: str, texts: Iterable[str], read: Callable[[str], Any]) -> dict[str, Any]:
+    """NAME=X, ... as a mapping."""
+    named = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            if not equals or not name:
+                raise ValueError
+            named[name] = read(value)
+        except ValueError:
+            kind = "NAME=NUMBER, such as nrc1=0.2" if read is _number else "NAME=X"
+            flag = f"--{option.removesuffix('s').replace('_', '-')}"
+            raise click.BadParameter(f"{flag} '{text}': expected {kind}") from None
+    return named
+
+
+def _number(text: str) -> float:
+    return float(text)
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, null or a list as in JSON; else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _rank(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _standardize(words: tuple[str, ...]) -> tuple[str, ...] | str:
+    """Roles, each by itself or with a comma between them; or one file."""
+    roles = tuple(role for word in words for role in word.split(","))
+    if set(roles) <= {"inputs", "targets"}:
+        return roles
+    if len(words) > 1:
+        raise click.BadParameter(
+            f"--standardize {' '.join(words)}: expected inputs and targets, or one file"
+        )
+    return words[0]

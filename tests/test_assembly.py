@@ -1,0 +1,270 @@
+"""Who wins where options, nrc-probe.toml, metadata and inference disagree; whose code may run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import save_data, save_network, small_network
+
+from nrc_probe import analyze, save_checkpoint
+from nrc_probe.assembly import Options, open_data, open_subject, read_running, read_settings
+from nrc_probe.config import Config
+from nrc_probe.errors import CodeRefusedError, ConfigError, DataError
+
+FACTORY = """
+import torch
+from pathlib import Path
+from torch import nn
+
+def net(width=8):
+    Path("ran").touch()
+    layers = [nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, 2)]
+    return nn.ModuleDict({"layers": nn.Sequential(*layers)})["layers"]
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = net()
+
+    def forward(self, x):
+        return self.layers(x)
+
+def rows(n=12):
+    Path("ran").touch()
+    return [(torch.ones(n, 5), torch.arange(2.0 * n).reshape(n, 2))]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with `run/net.pth`, `data.npz` and a module of factories."""
+    save_network(tmp_path / "run" / "net.pth")
+    save_data(tmp_path / "data.npz")
+    (tmp_path / "made_here.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def configure(folder: Path, text: str) -> None:
+    (folder / "nrc-probe.toml").write_text(text)
+
+
+def settings_of(**options: object) -> object:
+    return read_settings(open_subject("run/net.pth", options).config)
+
+
+def data_of(data: object = None, checkpoint: str = "run/net.pth", **options: object) -> object:
+    subject = open_subject(checkpoint, options, data)
+    return open_data(subject, data, options)[0]
+
+
+# ------------------------------------------------------------------------------------ who wins
+
+
+def test_an_option_wins_over_the_configuration_and_that_over_the_default(folder: Path) -> None:
+    configure(folder, "[score]\nrank = 2\nrcond = 0.01\nthresholds = {nrc1 = 0.3, nrc2 = 0.5}\n")
+    found = settings_of(rank=1, thresholds={"nrc1": 0.4})
+    assert (found.rank, found.rcond, found.pooling) == (1, 0.01, "mean")
+    assert (found.thresholds.nrc1, found.thresholds.nrc2, found.thresholds.nrc3) == (0.4, 0.5, 0.7)
+
+
+def test_the_configuration_wins_over_the_metadata_and_that_over_inference(folder: Path) -> None:
+    network = small_network()
+    network[1] = network[3] = torch.nn.Tanh()
+    save_checkpoint(network, folder / "m.safetensors", data=folder / "data.npz")
+    assert "tanh" in open_subject("m.safetensors", {}).network.summary.lower()
+    configure(folder, "[model.options]\nactivation = 'gelu'")
+    assert "gelu" in open_subject("m.safetensors", {}).network.summary.lower()
+    assert "silu" in open_subject("m.safetensors", {"activation": "silu"}).network.summary.lower()
+    (folder / "nrc-probe.toml").unlink()
+    assert "relu" in open_subject("run/net.pth", {}).network.summary.lower()
+
+
+def test_the_data_of_the_metadata_give_way_to_the_configuration_s_and_these_to_the_option_s(
+    folder: Path,
+) -> None:
+    save_checkpoint(small_network(), folder / "m.safetensors", data=folder / "data.npz")
+    save_data(folder / "second.npz", 20)
+    save_data(folder / "third.npz", 30)
+    assert data_of(checkpoint="m.safetensors").n == 60
+    configure(folder, "[data]\npath = 'second.npz'")
+    assert data_of(checkpoint="m.safetensors").n == 20
+    assert data_of("third.npz", checkpoint="m.safetensors").n == 30
+
+
+def test_data_of_another_path_keep_the_names_of_inputs_and_targets(folder: Path) -> None:
+    arrays = {"state": np.ones((9, 5)), "move": np.arange(18.0).reshape(9, 2)}
+    np.savez(folder / "other.npz", **arrays)
+    configure(
+        folder,
+        "[data]\npath = 'data.npz'\ninputs = 'state'\ntargets = 'move'\nstandardize = 'targets'",
+    )
+    found = data_of("other.npz")
+    assert (found.n, found.standardized) == (9, ("targets",))
+    with pytest.raises(DataError, match=r"data\.npz: has no array 'state'"):
+        data_of()
+
+
+def test_a_configuration_that_is_given_is_read_instead_of_the_one_found(folder: Path) -> None:
+    configure(folder, "[score]\nrank = 2")
+    (folder / "mine.toml").write_text("[score]\nrcond = 0.5")
+    found = settings_of(config="mine.toml")
+    assert (found.rank, found.rcond) == ("target", 0.5)
+
+
+def test_paths_of_a_configuration_are_relative_to_it_and_shown_from_here(folder: Path) -> None:
+    (folder / "run" / "nrc-probe.toml").write_text("[data]\npath = '../data.npz'")
+    assert data_of().path == "run/../data.npz"
+    (folder / "run" / "nrc-probe.toml").unlink()
+    configure(folder, "[data]\npath = 'data.npz'")
+    assert data_of().path == "data.npz"
+
+
+def test_paths_are_absolute_where_the_configuration_lies_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(folder, "[data]\npath = 'data.npz'")
+    monkeypatch.chdir(folder / "run")
+    assert data_of(checkpoint="net.pth").path == str(folder / "data.npz")
+
+
+def test_files_named_by_options_are_relative_to_the_current_folder(folder: Path) -> None:
+    (folder / "run" / "nrc-probe.toml").write_text("[data]\npath = '../data.npz'")
+    np.savez(folder / "stats.npz", y_mean=np.zeros(2), y_std=np.ones(2))
+    assert data_of(standardize="stats.npz").standardized == ("targets",)
+    np.save(folder / "x.npy", np.ones((6, 5), np.float32))
+    np.save(folder / "y.npy", np.ones((6, 2), np.float32))
+    assert data_of("x.npy", targets="y.npy").n == 6
+
+
+@pytest.mark.parametrize("word", ["targets", ["targets"], ("targets",)])
+def test_one_thing_to_standardise_may_be_a_word_or_a_list(word: object, folder: Path) -> None:
+    assert data_of(folder / "data.npz", standardize=word).standardized == ("targets",)
+
+
+def test_heldout_rows_are_prepared_as_the_data_are(folder: Path) -> None:
+    save_data(folder / "test.npz", 10)
+    options: Options = {"standardize": ["targets"], "heldout": "test.npz"}
+    subject = open_subject("run/net.pth", options, "data.npz")
+    training, heldout = open_data(subject, "data.npz", options)
+    assert (heldout.n, heldout.standardized) == (10, ("targets",))
+    assert torch.equal(heldout.statistics.targets[0], training.statistics.targets[0])
+
+
+def test_live_heldout_rows_are_taken_as_they_are(folder: Path) -> None:
+    pair = (torch.ones(3, 5), torch.ones(3, 2))
+    subject = open_subject("run/net.pth", {"heldout": pair}, folder / "data.npz")
+    assert open_data(subject, folder / "data.npz", {"heldout": pair})[1].n == 3
+
+
+# ------------------------------------------------------------------------------ whose code runs
+
+
+MODEL = "[model]\narchitecture = 'made_here:Net'\n[data]\npath = 'data.npz'"
+DATA = "[data]\npath = 'made_here:rows'\n[data.options]\nn = 15"
+
+
+@pytest.mark.parametrize(("text", "name"), [(MODEL, "made_here:Net"), (DATA, "made_here:rows")])
+def test_a_factory_of_a_found_configuration_runs_only_if_allowed(
+    text: str, name: str, folder: Path
+) -> None:
+    configure(folder, text)
+    with pytest.raises(CodeRefusedError, match=f"^'{name}' would run code .* add --allow-code$"):
+        analyze("run/net.pth")
+    assert not (folder / "ran").exists()
+    assert len(analyze("run/net.pth", allow_code=True).layers) == 3
+    assert (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("text", [MODEL, DATA])
+def test_a_factory_of_a_given_configuration_runs(text: str, folder: Path) -> None:
+    (folder / "mine.toml").write_text(text)
+    assert len(analyze("run/net.pth", config="mine.toml").layers) == 3
+    assert (folder / "ran").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_factory_that_is_an_option_runs() -> None:
+    result = analyze("run/net.pth", "made_here:rows", data_options={"n": 14}, model="made_here:Net")
+    assert (result.data.path, result.data.n) == ("made_here:rows", 14)
+    assert result.model.source == "factory"
+
+
+def test_another_option_does_not_make_a_found_factory_trusted(folder: Path) -> None:
+    configure(folder, DATA)
+    with pytest.raises(CodeRefusedError, match="'made_here:rows' would run code"):
+        analyze("run/net.pth", inputs="x", data_options={"n": 3}, standardize=["targets"])
+    configure(folder, MODEL)
+    with pytest.raises(CodeRefusedError, match="'made_here:Net' would run code"):
+        analyze("run/net.pth", "data.npz", model_options={"width": 8})
+    assert not (folder / "ran").exists()
+
+
+def test_a_factory_of_a_checkpoint_s_metadata_runs_only_if_allowed(folder: Path) -> None:
+    save_checkpoint(
+        small_network(), folder / "m.safetensors", architecture="made_here:net", data="data.npz"
+    )
+    with pytest.raises(CodeRefusedError, match="'made_here:net' would run code"):
+        analyze("m.safetensors")
+    assert not (folder / "ran").exists()
+    assert analyze("m.safetensors", allow_code=True).model.source == "factory"
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("zzz", None), ("exlude", "exclude"), ("batchsize", "batch_size")]
+)
+def test_an_unknown_option_gets_the_one_that_was_meant(
+    name: str, meant: str | None, folder: Path
+) -> None:
+    hint = rf"; did you mean '{meant}'\?" if meant else ""
+    with pytest.raises(ConfigError, match=f"^analyze has no option '{name}'{hint}$"):
+        analyze(folder / "run" / "net.pth", **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("rank", True, "rank must be 'target', 'auto' or an integer of at least 1, got True"),
+        ("rank", 2.0, "rank must be 'target', 'auto' or an integer of at least 1, got 2.0"),
+        ("rcond", "small", "rcond must be a number from 0 to below 1, got 'small'"),
+        ("pooling", "avg", "pooling must be one of mean, max, flatten, tokens, first, last"),
+        ("precision", "half", "precision must be one of exact, fast; got 'half'"),
+        ("limit", 1.5, "limit must be an integer from 1 to 2147483647, got 1.5"),
+        ("thresholds", {"nrc1": "low"}, "threshold nrc1 must be a number, got 'low'"),
+        ("thresholds", {"nrc9": 1.0}, "threshold 'nrc9' is unknown; there are: nrc1, nrc2, nrc3"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(option: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(Config(score={option: value}))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("device", "tpu", "device 'tpu' is unknown; there are: auto, cuda, mps, cpu"),
+        ("device", "meta", "device 'meta' is not available; here there is: "),
+        ("device", "cuda:4096", "device 'cuda:4096' is not available; here there is: "),
+        ("batch_size", 0, "batch_size must be an integer from 1 to 2147483647, got 0"),
+        ("threads", 2000, "threads must be an integer from 1 to 1024, got 2000"),
+    ],
+)
+def test_a_way_of_running_that_is_not_there_is_refused(
+    option: str, value: object, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_running(Config(score={option: value}))
+    assert str(caught.value).startswith(message)
+
+
+def test_nothing_said_about_running_leaves_the_choice_open() -> None:
+    running = read_running(Config())
+    assert (running.batch_size, running.threads) == (None, None)
+    assert read_running(Config(score={"device": "cpu"})).device == torch.device("cpu")

@@ -1,0 +1,98 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nrc_probe.atomic import check_writable, replacing, write_text
+from nrc_probe.errors import OutputError
+
+
+def test_text_is_written_as_utf8_with_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "r.json", "R²\n")
+    assert (tmp_path / "r.json").read_bytes() == "R²\n".encode()
+    assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
+
+
+def test_the_file_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "r.json", "x")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_the_old_file_alone(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_text("old")
+    with pytest.raises(error), replacing(tmp_path / "r.json") as temporary:  # noqa: PT012  # the body is the case
+        temporary.write_text("half")
+        raise error
+    assert (tmp_path / "r.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
+
+
+def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("old")
+    with replacing(tmp_path / "r.json") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "r.json").read_text() == "old"
+    assert (tmp_path / "r.json").read_text() == "new"
+
+
+def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
+    message = r"^cannot write '.*r\.json': No space left on device \(name another file\)$"
+    with pytest.raises(OutputError, match=message), replacing(tmp_path / "r.json"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (".", "it is a folder"),
+        ("no/r.json", "there is no folder '{folder}/no'"),
+        ("a" * 300, "File name too long"),
+        ("r.json/r.json", "there is no folder '{folder}/r.json'"),
+    ],
+)
+def test_a_place_that_cannot_hold_a_file_is_named(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").touch()
+    for attempt in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(OutputError) as caught:
+            attempt(tmp_path / name)
+        said = f"cannot write '{tmp_path / name}': {reason.format(folder=tmp_path)}"
+        assert str(caught.value) == f"{said} (name another file)"
+
+
+def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "there" / "r.json")
+    write_text(tmp_path / "link.json", "x")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "r.json").read_text() == "x"
+
+
+def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "x")
+        assert os.read(reader, 10) == b"x"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()

@@ -1,0 +1,159 @@
+"""What one door takes, the others take: Python, the command line, nrc-probe.toml."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from nrc_probe import probe
+from nrc_probe.assembly import Options, open_subject, read_running, read_settings
+from nrc_probe.cli import cli
+from nrc_probe.config import read_config
+from nrc_probe.result import Settings
+
+OPTIONS = set(Options.__annotations__)
+SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "quiet"}
+"""Where the command prints: Python has the result itself."""
+NEVER_IN_A_FILE = {
+    "allow_code": "a file may not allow itself to run code",
+    "unsafe_pickle": "nor its checkpoint",
+    "config": "it is the file",
+}
+
+TOML = {
+    "model": '[model]\narchitecture = "mlp"',
+    "activation": '[model.options]\nactivation = "tanh"',
+    "model_options": "[model.options]\nwidth = 3",
+    "data_options": "[data.options]\nn = 3",
+    "heldout": '[heldout]\npath = "test.npz"',
+    "inputs": '[data]\ninputs = "x"',
+    "targets": '[data]\ntargets = "y"',
+    "standardize": '[data]\nstandardize = ["inputs"]',
+    "images": '[data]\nimages = "nhwc"',
+    "state_key": '[score]\nstate_key = "model"',
+    "rank": '[score]\nrank = "target"',
+    "rcond": "[score]\nrcond = 0",
+    "pooling": '[score]\npooling = "max"',
+    "precision": '[score]\nprecision = "fast"',
+    "layers": '[score]\nlayers = ["a*"]',
+    "exclude": '[score]\nexclude = ["a*"]',
+    "max_width": "[score]\nmax-width = 9",
+    "limit": "[score]\nlimit = 9",
+    "thresholds": "[score]\nthresholds = {nrc1 = 0.1}",
+    "batch_size": "[score]\nbatch-size = 9",
+    "device": '[score]\ndevice = "cpu"',
+    "threads": "[score]\nthreads = 1",
+}
+
+
+def parameters(command: str) -> dict[str, click.Option]:
+    found = cli.commands[command].params
+    return {p.name: p for p in found if isinstance(p, click.Option)}
+
+
+def said(text: str, path: Path) -> Iterator[object]:
+    """What a configuration says beyond an empty one."""
+    path.write_text(text)
+    config = read_config(path, trusted=True)
+    yield from config.model.options.items()
+    yield from config.score.items()
+    for spec in (config.data, config.heldout):
+        yield from spec.options.items()
+        yield from filter(None, (spec.path, spec.inputs, spec.targets, spec.standardize))
+        yield from filter(None, (spec.images,))
+    if config.model.architecture:
+        yield config.model.architecture
+
+
+def test_analyze_takes_every_option_on_the_command_line_and_no_other() -> None:
+    assert set(parameters("analyze")) - SCRIPT_ONLY - {"data"} == OPTIONS
+
+
+def test_layers_takes_what_concerns_the_network_under_the_same_names() -> None:
+    of_analyze = parameters("analyze")
+    for name, option in parameters("layers").items():
+        assert (option.opts, option.help) == (of_analyze[name].opts, of_analyze[name].help)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    repeated = {"--thresholds", "--model-options", "--data-options"}
+    assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[
+        name
+    ].opts
+
+
+@pytest.mark.parametrize("command", ["analyze", "layers"])
+def test_help_mentions_every_option_and_says_what_it_is(command: str) -> None:
+    context = click.Context(cli.commands[command], info_name=command)
+    text = cli.commands[command].get_help(context)
+    for option in parameters(command).values():
+        assert all(word in text for word in option.opts)
+        assert option.help
+        assert option.help.endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_a_file_can_say_every_option_it_may(name: str, tmp_path: Path) -> None:
+    if name in NEVER_IN_A_FILE:
+        for table in ("score", "model", "data"):
+            with pytest.raises(Exception, match=f"no key '{name}'"):
+                list(said(f"[{table}]\n{name} = true", tmp_path / "c.toml"))
+    else:
+        assert len(list(said(TOML[name], tmp_path / "c.toml"))) == 1
+
+
+def test_every_key_a_file_may_say_is_an_option() -> None:
+    from nrc_probe.config import _TABLES
+
+    keys = {(table, key) for table, rules in _TABLES.items() for key in rules}
+    elsewhere = {
+        ("model", "architecture"): "model",
+        ("model", "options"): "model_options",
+        ("data", "options"): "data_options",
+        ("data", "path"): "data",
+        ("heldout", "path"): "heldout",
+    }
+    for table, key in keys - set(elsewhere):
+        if table != "heldout":  # [heldout] says only how it differs from [data]
+            assert key in OPTIONS, f"[{table}] {key}"
+    assert set(elsewhere.values()) - {"data"} <= OPTIONS
+
+
+def test_every_setting_of_a_result_is_an_option() -> None:
+    assert set(Settings.__dataclass_fields__) <= OPTIONS
+
+
+def test_python_takes_the_checkpoint_and_the_data_first_and_the_options_by_name() -> None:
+    signature = inspect.signature(probe.analyze)
+    assert list(signature.parameters) == ["checkpoint", "data", "progress", "options"]
+    listing = inspect.signature(probe.list_layers)
+    assert list(listing.parameters) == ["checkpoint", "options"]
+
+
+@pytest.mark.parametrize("name", ["rank", "rcond", "pooling", "precision", "limit", "max_width"])
+def test_a_file_s_setting_arrives_like_an_option_s(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runs import save_network
+
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "net.pth")
+    value = {"rank": 2, "rcond": 0, "limit": 9, "max_width": 9}.get(name)
+    value = {"pooling": "max", "precision": "fast"}.get(name, value)
+    by_option = read_settings(open_subject("net.pth", {name: value}).config)
+    (tmp_path / "nrc-probe.toml").write_text(f"[score]\n{name} = {value!r}")
+    assert read_settings(open_subject("net.pth", {}).config) == by_option
+    assert getattr(by_option, name) == value
+
+
+def test_a_file_s_way_of_running_arrives_like_an_option_s(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[score]\nbatch-size = 9\nthreads = 1\ndevice = "cpu"')
+    running = read_running(read_config(path, trusted=False))
+    assert (running.batch_size, running.threads, str(running.device)) == (9, 1, "cpu")
