@@ -61,10 +61,14 @@ class Capture:
             layer.module.register_forward_pre_hook(self._hook(layer), with_kwargs=True)
             for layer in self._layers
         ]
+        fused = torch.backends.mha.get_fastpath_enabled()
         try:
+            # Fused encoders drop padded tokens: what layers read would not be (n, s, d) any more.
+            torch.backends.mha.set_fastpath_enabled(False)
             self._model.eval()
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             for hook in hooks:
                 hook.remove()
             for module, mode in modes:
@@ -138,8 +142,9 @@ class Capture:
     def _obstacle(self, layer: Layer, features: Tensor) -> str | None:
         if self._calls[layer.name] > 1:
             return "ran more than once in one forward pass: it has no single input"
-        if not features.is_floating_point() or features.layout != torch.strided:
-            return f"its input is {features.dtype}, {features.layout}: expected dense floats"
+        layout = "nested" if features.is_nested else features.layout
+        if not features.is_floating_point() or layout != torch.strided:
+            return f"its input is {features.dtype}, {layout}: expected dense floats"
         n = len(self._targets)
         if not layer.reads(features.shape, n):
             return f"its input has shape {tuple(features.shape)} for a batch of {n} rows"
@@ -167,7 +172,7 @@ class Capture:
 
 
 def first_not_finite(values: Tensor, first_row: int) -> str | None:
-    """Where `values` (n, ...) first are not finite, rows counted from `first_row`; None: nowhere."""
+    """Where `values` (n, ...) first are not finite, rows counted from `first_row`; else None."""
     wrong = torch.nonzero(~torch.isfinite(values))
     if not len(wrong):
         return None

@@ -130,7 +130,7 @@ def test_a_pattern_that_chooses_nothing_lists_what_is_there():
 
 
 def test_excluding_every_layer_is_an_error():
-    with pytest.raises(LayerError, match="no layer is left to score; it has: block.0"):
+    with pytest.raises(LayerError, match=r"no layer is left to score; it has: block\.0"):
         find_layers(network(), exclude=["*"])
 
 
