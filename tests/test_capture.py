@@ -526,14 +526,12 @@ def test_no_gradient_is_recorded():
     assert torch.is_grad_enabled()
 
 
-def test_modes_are_put_back_one_by_one_where_the_model_has_its_own_train():
-    class KeepsDropoutOff(nn.Sequential):
-        def train(self, mode=True):
-            super().train(mode)
-            self[1].training = False
-            return self
+def test_modes_are_put_back_as_they_were_where_a_module_has_its_own_train():
+    class StaysOff(nn.Dropout):
+        def train(self, _=True):
+            return super().train(False)
 
-    model = KeepsDropoutOff(nn.Linear(3, 2), nn.Dropout(0.5))
+    model = nn.Sequential(nn.Linear(3, 2), StaysOff(0.5))
     model[1].training = True
     Watch(model).run(torch.randn(5, 3))
     assert [module.training for module in model.modules()] == [True] * 3
