@@ -105,9 +105,7 @@ _SCORE_OPTIONS = (
 )
 
 
-def open_subject(
-    checkpoint: str | Path | nn.Module, options: Options, data: object = None
-) -> Subject:
+def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: object = None) -> Subject:
     """The network to study, from a checkpoint file or a live module.
 
     Raises ProbeError's children for everything that is missing, broken or unknown.
@@ -202,9 +200,7 @@ def _as_config(options: Options, data: object) -> Config:
         ),
         heldout=DataSpec(path=str(heldout) if _is_path(heldout) else None, trusted=True),
         score={
-            name: value
-            for name, value in options.items()
-            if name in _SCORE_OPTIONS and value is not None
+            name: value for name, value in options.items() if name in _SCORE_OPTIONS and value is not None
         },
     )
 
@@ -290,9 +286,7 @@ def _rank(value: Any) -> int | str:
     if value in ("target", "auto"):
         return str(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(
-            f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}"
-        )
+        raise ConfigError(f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}")
     return value
 
 

@@ -25,9 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
             return
         target = path.resolve()
         # the name is cut: with what is added it must not become longer than a name may be
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp"
-        )
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         try:

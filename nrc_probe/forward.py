@@ -1,4 +1,4 @@
-"""A data set through the network, once -> the moments of every layer and the network's own error."""
+"""A data set through the network, once -> each layer's moments and the network's own error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrc_probe.capture import Capture
+from nrc_probe.capture import Capture, first_not_finite
 from nrc_probe.dataset import Dataset
+from nrc_probe.errors import DataError
 from nrc_probe.layers import Layer
 from nrc_probe.metrics import targets_vary
 from nrc_probe.moments import MomentAccumulator, Moments
@@ -48,16 +49,18 @@ class Pass:
     """Layer name -> why it is not scored."""
     residuals: Moments
     """Of prediction minus target, (t,), beside the targets."""
+    fault: str | None
+    """Where the network's output is first not finite; None where it always is."""
 
     @property
     def model_mse(self) -> float:
-        """The network's mean squared error per element, in squared target units."""
+        """The network's mean squared error per element, in squared target units; nan by a fault."""
         mean = self.residuals.mean_h
         return float(self.residuals.feature_covariance.trace() + mean @ mean) / len(mean)
 
     @property
     def model_r2(self) -> float:
-        """Share of target variance that the network explains; nan when targets do not vary."""
+        """Share of target variance that the network explains; nan too when targets do not vary."""
         if not targets_vary(self.residuals):
             return math.nan
         t = self.residuals.target_dim
@@ -74,7 +77,7 @@ def run_pass(
     """Run every row through the model once, summing each layer's moments as they appear.
 
     Memory is one d x d matrix a layer, whatever the number of rows.
-    Raises DataError where data and network do not fit.
+    Raises DataError where data and network do not fit, or there are no rows.
     """
     sums_on = torch.device("cpu") if settings.device.type == "mps" else settings.device
     totals: dict[str, MomentAccumulator] = {}
@@ -86,21 +89,26 @@ def run_pass(
             )
         totals[layer.name].update(features, targets)
 
-    capture = Capture(
-        model, layers, consume, pooling=settings.pooling, max_width=settings.max_width
-    )
+    capture = Capture(model, layers, consume, pooling=settings.pooling, max_width=settings.max_width)
     residuals = MomentAccumulator(dataset.target_dim, dataset.target_dim, device=sums_on)
     batch_size = settings.batch_size or default_batch_size(dataset.input_shape)
     dtype = _float_dtype(model)
+    fault: str | None = None
     with capture.watching():
         for inputs, targets in dataset.batches(batch_size, settings.limit):
+            if not len(targets):
+                continue
             truth = targets.to(sums_on)
             predictions = capture.forward(_placed(inputs, settings.device, dtype), truth)
+            fault = fault or first_not_finite(predictions, residuals.n)
             residuals.update(predictions - truth, truth)
             if advance:
                 advance(residuals.n, _expected_rows(dataset.n, settings.limit))
+    if not residuals.n:
+        raise DataError(f"{dataset.path or 'data'}: no rows in any batch; expected at least one")
     capture.finish()
-    return Pass(_finish(totals, capture), capture.skipped, residuals.finish())
+    moments, undefined = _finish(totals, capture)
+    return Pass(moments, {**capture.skipped, **undefined}, residuals.finish(), fault)
 
 
 def default_batch_size(input_shape: tuple[int, ...] | None) -> int:
@@ -111,25 +119,77 @@ def default_batch_size(input_shape: tuple[int, ...] | None) -> int:
 
 @contextmanager
 def prepared(model: nn.Module, device: torch.device, threads: int | None) -> Iterator[None]:
-    """The model on `device`, float32 products in full (no TF32), `threads` CPU threads; all undone after."""
-    home = next((tensor.device for tensor in _tensors(model)), device)
-    flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    """The model on `device`, float32 products in full (no TF32), `threads` CPU threads.
+
+    All is undone afterwards, the state of the device's random numbers too.
+    """
+    random_on = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=random_on), _full_float32(), _threads(threads):
+        home = next((tensor.device for tensor in _tensors(model)), device)
+        try:
+            model.to(device)
+            yield
+        finally:
+            model.to(home)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
     used = torch.get_num_threads()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(threads or used)
-    model.to(device)
     try:
+        torch.set_num_threads(wanted or used)
         yield
     finally:
-        model.to(home)
         torch.set_num_threads(used)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
 
 
-def _finish(totals: dict[str, MomentAccumulator], capture: Capture) -> dict[str, Moments]:
-    scored = [name for name in capture.order if name in totals and name not in capture.skipped]
-    # pop: each accumulator is freed as soon as its moments exist
-    return {name: totals.pop(name).finish() for name in scored}
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Float32 products without TF32; afterwards the user's flags are as they were."""
+    owners, name, full = _precision_flags()
+    before = [getattr(owner, name) for owner in owners]
+    try:
+        for owner in owners:
+            setattr(owner, name, full)
+        yield
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _precision_flags() -> tuple[list[Any], str, object]:
+    """What holds the flags, their name, and the value that means full precision."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        _ = matmul.allow_tf32, cudnn.allow_tf32
+    except RuntimeError:  # the user set the newer flags, and torch refuses to mix the two kinds
+        newer: list[Any] = [matmul, cudnn.conv, cudnn.rnn]  # type: ignore[attr-defined]
+        return newer, "fp32_precision", "ieee"
+    return [matmul, cudnn], "allow_tf32", False
+
+
+def _finish(
+    totals: dict[str, MomentAccumulator], capture: Capture
+) -> tuple[dict[str, Moments], dict[str, str]]:
+    """Moments of the layers that were followed to the end, and why some of them have none."""
+    moments, undefined = {}, {}
+    for name in capture.order:
+        if name in capture.skipped:
+            continue
+        # pop: each accumulator is freed as soon as its moments exist
+        finished = totals.pop(name).finish()
+        if not finished.n:
+            undefined[name] = "the mask leaves no token in any row"
+        elif not _all_finite(finished):
+            undefined[name] = "its sums overflow: the activations are too large to be squared"
+        else:
+            moments[name] = finished
+    return moments, undefined
+
+
+def _all_finite(moments: Moments) -> bool:
+    # Each is a sum of squares or bounded by two: infinite where, and only where, a diagonal is.
+    return math.isfinite(float(moments.scatter_hh.trace()))
 
 
 def _expected_rows(n: int | None, limit: int | None) -> int | None:

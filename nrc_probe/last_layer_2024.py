@@ -57,9 +57,7 @@ def _gram_distance(W: Tensor, T: Tensor) -> float:
     roots = targets.values.sqrt()
     axes = targets.directions(len(roots))
     root = (axes * roots) @ axes.T
-    best = max(
-        _shifted_cosine(A, root, shift) for shift in _shift_candidates(A, root, float(roots[-1]))
-    )
+    best = max(_shifted_cosine(A, root, shift) for shift in _shift_candidates(A, root, float(roots[-1])))
     return 2 - 2 * best
 
 

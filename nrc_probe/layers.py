@@ -47,6 +47,13 @@ class Layer:
         module = self.module
         return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
 
+    def reads(self, shape: torch.Size, rows: int) -> bool:
+        """Whether an input of this shape is `rows` samples, rows first, none of them empty."""
+        if len(shape) < 2 or shape[0] != rows or not shape.numel():
+            return False
+        # A map without its batch axis would be taken for a batch of another meaning.
+        return self.is_linear or len(shape) == 2 + len(self.module.kernel_size)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -60,14 +67,12 @@ class Skipped:
 def find_layers(
     model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Skipped]]:
-    """The Linear and convolution modules of `model` that the patterns choose, and those they leave out.
+    """The Linear and convolution modules that the patterns choose, and those they leave out.
 
     include, exclude: globs on dotted names; an empty `include` chooses all.
     Raises LayerError for an `include` pattern that matches nothing, and where no layer is left.
     """
-    found = [
-        Layer(name, module) for name, module in model.named_modules() if isinstance(module, SCORED)
-    ]
+    found = [Layer(name, module) for name, module in model.named_modules() if isinstance(module, SCORED)]
     names = [layer.name for layer in found]
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -128,15 +133,28 @@ def _block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
 def pool(features: Tensor, layer: Layer, pooling: str, mask: Tensor | None = None) -> Tensor:
     """A layer's input as (n, d): one row a sample, or with `tokens` one row a position (n * s, d).
 
-    features: (n, d), (n, ..., d) for a Linear, (n, d, ...) for a convolution. Positions are the axes
-    between, in raster order. mask: (n, s), true where a token counts; used where its shape fits.
+    features: (n, d), (n, ..., d) for a Linear, (n, d, ...) for a convolution. Positions are the
+    axes between, in raster order. mask: (n, s), true where a token counts; used where its shape
+    fits. A row where none counts is 0 under `flatten`, and has no mean, max, first or last.
     """
     if features.ndim == 2:
         return features
     tokens = features.flatten(1, -2) if layer.is_linear else features.flatten(2).transpose(1, 2)
-    if mask is None or mask.shape != tokens.shape[:2]:
+    counted = counted_tokens(features, layer, mask)
+    if counted is None:
         return _pool_all(tokens, pooling)
-    return _pool_masked(tokens, mask.to(tokens.device).bool(), pooling)
+    return _pool_masked(tokens, counted, pooling)
+
+
+def counted_tokens(features: Tensor, layer: Layer, mask: Tensor | None) -> Tensor | None:
+    """`mask` as (n, s) booleans beside `features`; None where it is not about their positions."""
+    if mask is None or features.ndim == 2 or mask.shape != (len(features), _positions(features, layer)):
+        return None
+    return mask.to(features.device).bool()
+
+
+def _positions(features: Tensor, layer: Layer) -> int:
+    return (features.shape[1:-1] if layer.is_linear else features.shape[2:]).numel()
 
 
 def _pool_all(tokens: Tensor, pooling: str) -> Tensor:
@@ -177,10 +195,8 @@ def _pool_masked(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 def rows_per_sample(features: Tensor, layer: Layer, mask: Tensor | None) -> Tensor:
     """How many rows each sample gives under `tokens` pooling: (n,) integers."""
-    if features.ndim == 2:
-        return torch.ones(len(features), dtype=torch.long)
-    spatial = features.shape[1:-1] if layer.is_linear else features.shape[2:]
-    positions = spatial.numel()
-    if mask is not None and mask.shape == (len(features), positions):
-        return mask.bool().sum(1).cpu()
+    counted = counted_tokens(features, layer, mask)
+    if counted is not None:
+        return counted.sum(1).cpu()
+    positions = 1 if features.ndim == 2 else _positions(features, layer)
     return torch.full((len(features),), positions, dtype=torch.long)

@@ -250,16 +250,12 @@ class LayerScores:
 
 def features_vary(moments: Moments) -> bool:
     """Whether the features have more variance than rounding of their mean."""
-    return float(moments.feature_covariance.trace()) > _CONSTANT * float(
-        moments.mean_h.square().sum()
-    )
+    return float(moments.feature_covariance.trace()) > _CONSTANT * float(moments.mean_h.square().sum())
 
 
 def targets_vary(moments: Moments) -> bool:
     """Whether the targets have more variance than rounding of their mean."""
-    return float(moments.target_covariance.trace()) > _CONSTANT * float(
-        moments.mean_y.square().sum()
-    )
+    return float(moments.target_covariance.trace()) > _CONSTANT * float(moments.mean_y.square().sum())
 
 
 def score_layer(
@@ -305,7 +301,7 @@ def score_layer(
         notes=(
             *_sample_notes(moments, r, T),
             *_feature_notes(features, scores),
-            *_weight_notes(weight, W, weight_rank, scores),
+            *_weight_notes(weight, weight_rank, scores),
         ),
     )
 
@@ -323,9 +319,7 @@ def _no_weight(width: int) -> WeightSpectrum:
     return WeightSpectrum(torch.empty(0, dtype=wide), torch.empty(width, 0, dtype=wide), 0.0)
 
 
-def _alignment(
-    features: Spectrum, W: WeightSpectrum, r: int, weight_rank: int
-) -> tuple[float, float, float]:
+def _alignment(features: Spectrum, W: WeightSpectrum, r: int, weight_rank: int) -> tuple[float, float, float]:
     """NRC3, its noise companion (mean sine instead of mean cosine) and its chance level."""
     if features.rank == 0 or weight_rank == 0:
         return math.nan, math.nan, math.nan
@@ -370,9 +364,7 @@ def _feature_notes(features: Spectrum, scores: LayerScores) -> Iterator[str]:
         yield f"features: eigenvalues {r} and {r + 1} nearly equal: their subspace is not defined"
 
 
-def _weight_notes(
-    weight: Tensor | None, W: WeightSpectrum, weight_rank: int, scores: LayerScores
-) -> Iterator[str]:
+def _weight_notes(weight: Tensor | None, weight_rank: int, scores: LayerScores) -> Iterator[str]:
     r = scores.rank
     if weight is None:
         yield "no weight reads these features: NRC3 is undefined"

@@ -25,8 +25,7 @@ network_options = _stack(
     click.option(
         "--model",
         metavar="NAME",
-        help="mlp, resnet, torchvision:NAME or package.module:function. "
-        "Default: inferred from the tensors.",
+        help="mlp, resnet, torchvision:NAME or package.module:function. Default: inferred from the tensors.",
     ),
     click.option(
         "--model-option",
@@ -38,29 +37,22 @@ network_options = _stack(
     click.option(
         "--activation",
         metavar="NAME",
-        help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, "
-        "identity.",
+        help="Activation of an inferred MLP: relu (assumed), gelu, silu, tanh, leaky_relu, elu, identity.",
     ),
     click.option(
         "--config",
         type=click.Path(path_type=Path, readable=False),
         help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint.",
     ),
-    click.option(
-        "--state-key", metavar="KEY", help="Which state dict to take where a file holds several."
-    ),
+    click.option("--state-key", metavar="KEY", help="Which state dict to take where a file holds several."),
     click.option("--allow-code", is_flag=True, help="Let a factory named by a found file run."),
     click.option(
         "--unsafe-pickle",
         is_flag=True,
         help="Open a pickle that runs code. Only for files you trust.",
     ),
-    click.option(
-        "--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."
-    ),
-    click.option(
-        "--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."
-    ),
+    click.option("--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."),
 )
 
 data_options = _stack(
@@ -69,9 +61,7 @@ data_options = _stack(
         metavar="FILE",
         help=".npz .npy .csv .h5 .safetensors .pt .parquet or package.module:function.",
     ),
-    click.option(
-        "--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."
-    ),
+    click.option("--heldout", metavar="FILE", help="Rows that were not trained on; prepared like --data."),
     click.option(
         "--inputs",
         metavar="NAME",
@@ -82,8 +72,7 @@ data_options = _stack(
         "--standardize",
         multiple=True,
         metavar="WHAT",
-        help="inputs, targets (by the data's own mean and deviation), or a file of statistics; "
-        "repeatable.",
+        help="inputs, targets (by the data's own mean and deviation), or a file of statistics; repeatable.",
     ),
     click.option(
         "--images",
@@ -101,12 +90,8 @@ data_options = _stack(
 )
 
 score_options = _stack(
-    click.option(
-        "--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."
-    ),
-    click.option(
-        "--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."
-    ),
+    click.option("--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."),
+    click.option("--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."),
     click.option(
         "--pooling",
         type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
@@ -117,9 +102,7 @@ score_options = _stack(
         type=click.Choice(["exact", "fast"]),
         help="float64 (exact, default) or float32 products.",
     ),
-    click.option(
-        "--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."
-    ),
+    click.option("--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."),
     click.option(
         "--threshold",
         "thresholds",
@@ -232,7 +215,5 @@ def _standardize(words: tuple[str, ...]) -> tuple[str, ...] | str:
     if set(roles) <= {"inputs", "targets"}:
         return roles
     if len(words) > 1:
-        raise click.BadParameter(
-            f"--standardize {' '.join(words)}: expected inputs and targets, or one file"
-        )
+        raise click.BadParameter(f"--standardize {' '.join(words)}: expected inputs and targets, or one file")
     return words[0]

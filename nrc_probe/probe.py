@@ -67,11 +67,22 @@ def analyze(
     """Score NRC1-NRC4 of every layer in one forward pass over the data.
 
     checkpoint: a saved file, or a live module (its mode, device and hooks are left as they were).
-    data: a file, a factory "package.module:function", a Dataset, a DataLoader, any iterable of (x, y)
-    batches, or a pair of arrays; None: what nrc-probe.toml or the checkpoint names.
+    data: a file, a factory "package.module:function", a Dataset, a DataLoader, any iterable of
+    (x, y) batches, or a pair of arrays; None: what nrc-probe.toml or the checkpoint names.
     options: see `Options`; the command line has the same names.
     Raises ProbeError with one line that names place, expected, got and way out.
     """
+    # A DataLoader draws a seed even where it does not shuffle: a training run goes on unchanged.
+    with torch.random.fork_rng(devices=[]):
+        return _analyze(checkpoint, data, options, progress)
+
+
+def _analyze(
+    checkpoint: str | Path | nn.Module,
+    data: object,
+    options: Options,
+    progress: Progress | None,
+) -> Result:
     started = time.perf_counter()
     subject = open_subject(checkpoint, options, data)
     settings, running = read_settings(subject.config), read_running(subject.config)
@@ -91,13 +102,16 @@ def analyze(
         skipped=(*left_out, *_dropped(layers, watched)),
         heldout=_heldout(heldout_set, again, scored) if heldout_set and again else None,
         last_layer_2024=scored.last_layer,
-        warnings=tuple(_warnings(subject, settings, left_out, dataset, watched, scored)),
+        warnings=(
+            *_warnings(settings, left_out, dataset, watched, scored),
+            *_heldout_warnings(layers, again),
+        ),
         provenance=_provenance(running, started),
     )
 
 
 def list_layers(checkpoint: str | Path | nn.Module, **options: Unpack[Options]) -> Layers:
-    """Names, types, shapes and weight ranks of the layers that `analyze` would score, without data."""
+    """Names, types, shapes and weight ranks of the layers that `analyze` would score; no data."""
     subject = open_subject(checkpoint, options)
     settings = read_settings(subject.config)
     layers, skipped = find_layers(subject.network.module, settings.layers, settings.exclude)
@@ -146,9 +160,7 @@ class _Scored:
     last_layer: LastLayer2024 | None
 
 
-def _score_layers(
-    layers: Sequence[Layer], watched: Pass, again: Pass | None, settings: Settings
-) -> _Scored:
+def _score_layers(layers: Sequence[Layer], watched: Pass, again: Pass | None, settings: Settings) -> _Scored:
     modules = {layer.name: layer for layer in layers}
     rank = _signal_rank(settings.rank, watched.residuals)
     last = _last_linear(modules, watched)
@@ -181,8 +193,10 @@ def _own_rank(residuals: Moments) -> int | None:
 
 
 def _last_linear(modules: Mapping[str, Layer], watched: Pass) -> str | None:
+    """The Linear that gives the predictions; None where it is not among the scored layers."""
     linear = [name for name in watched.moments if modules[name].is_linear]
-    return linear[-1] if linear else None
+    gives_targets = linear and modules[linear[-1]].out == watched.residuals.target_dim
+    return linear[-1] if gives_targets else None
 
 
 def _layer_result(
@@ -202,9 +216,7 @@ def _layer_result(
         width=moments.width,
         out=layer.out,
         nrc4_ratio=ratio,
-        conditions=conditions_met(
-            scores.nrc1, scores.nrc2, scores.nrc3, ratio, settings.thresholds
-        ),
+        conditions=conditions_met(scores.nrc1, scores.nrc2, scores.nrc3, ratio, settings.thresholds),
         **values,
     )
 
@@ -263,7 +275,6 @@ def _dropped(layers: Sequence[Layer], watched: Pass) -> Iterator[Skipped]:
 
 
 def _warnings(
-    subject: Subject,
     settings: Settings,
     left_out: Sequence[Skipped],
     dataset: Dataset,
@@ -275,9 +286,9 @@ def _warnings(
             f"the network predicts no better than the mean (R² {watched.model_r2:.3g}): "
             "a wrong activation, architecture, standardisation or data set looks like this"
         )
-    if not math.isfinite(watched.model_mse):
-        yield "the network's predictions are not finite: its error and R² are undefined"
-    elif math.isnan(watched.model_r2):
+    if watched.fault:
+        yield f"the network's output is not finite ({watched.fault}): its error is undefined"
+    if not targets_vary(watched.residuals):
         yield "targets do not vary: R², NRC2 and CKA are undefined"
     if not scored.layers:
         yield "no layer could be scored: see the reasons under 'skipped'"
@@ -287,6 +298,16 @@ def _warnings(
     n = watched.residuals.n
     if settings.limit and dataset.n and n < dataset.n:
         yield f"only the first {n} of {dataset.n} rows were used (--limit)"
+
+
+def _heldout_warnings(layers: Sequence[Layer], again: Pass | None) -> Iterator[str]:
+    if again is None:
+        return
+    if again.fault:
+        yield f"held-out data: the network's output is not finite ({again.fault})"
+    for layer in layers:
+        if layer.name in again.skipped:
+            yield f"held-out data: layer '{layer.name}': {again.skipped[layer.name]}"
 
 
 def _provenance(running: Running, started: float) -> Provenance:

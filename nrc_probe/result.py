@@ -197,8 +197,7 @@ class Result:
         """The result as plain values in the order of the schema; an undefined number is None."""
         body: dict[str, Any] = _plain(asdict(self))
         head = {
-            key: body.pop(key)
-            for key in ("checkpoint", "model", "data", "settings", "model_mse", "model_r2")
+            key: body.pop(key) for key in ("checkpoint", "model", "data", "settings", "model_mse", "model_r2")
         }
         return {
             "schema": SCHEMA,
@@ -218,9 +217,7 @@ class Result:
         try:
             return _from_dict(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ProbeError(
-                f"not a result of schema {SCHEMA}: {type(error).__name__}: {error}"
-            ) from error
+            raise ProbeError(f"not a result of schema {SCHEMA}: {type(error).__name__}: {error}") from error
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Tidy rows, one a layer, the checkpoint's facts repeated; None where undefined."""
@@ -246,9 +243,7 @@ class Result:
         columns = ("name", "width", "rank", *CONDITIONS, "nrc4_ratio")
         head = "".join(f"<th>{name}</th>" for name in columns)
         body = "".join(
-            "<tr>"
-            + "".join(f"<td>{_cell(getattr(layer, name))}</td>" for name in columns)
-            + "</tr>"
+            "<tr>" + "".join(f"<td>{_cell(getattr(layer, name))}</td>" for name in columns) + "</tr>"
             for layer in self.layers
         )
         first = _cell(self.first_collapsed_layer or "none")

@@ -1,4 +1,4 @@
-"""A live network -> a safetensors file that says itself which network and which data it is about."""
+"""A live network -> a safetensors file that says which network and which data it is about."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from nrc_probe.architecture import describe
 from nrc_probe.atomic import replacing
 from nrc_probe.config import METADATA_KEY
-from nrc_probe.errors import ArchitectureError, DataError
+from nrc_probe.dataset.standardize import ROLES
+from nrc_probe.errors import ArchitectureError, ConfigError, DataError
 from nrc_probe.factory import is_factory
 from nrc_probe.spec import ModelSpec
 
@@ -48,13 +50,18 @@ def save_checkpoint(
     which a rebuilt network must predict the same; random ones where it is None.
 
     Raises ArchitectureError where no known architecture reproduces the model's outputs; DataError
-    where a data file does not exist; OutputError where `path` cannot be written.
+    where a data file does not exist; ConfigError where an option has no JSON form; OutputError
+    where `path` cannot be written.
     """
     path = Path(path)
     spec = ModelSpec(architecture, dict(model_options or {}))
     if architecture is None:
         spec = _recognised(model, _example(model) if example is None else example)
-    prepared = {"inputs": inputs, "targets": targets, "standardize": _listed(standardize)}
+    prepared = {
+        "inputs": inputs,
+        "targets": _targets(targets, path),
+        "standardize": _standardized(standardize, path),
+    }
     tables = {
         "model": {"architecture": spec.architecture, "options": dict(spec.options)},
         "data": {"path": _relative(data, path), **prepared} if data is not None else None,
@@ -64,9 +71,24 @@ def save_checkpoint(
         "weight_decay": weight_decay,
         "learning_rate": learning_rate,
     }
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    tensors, said = _tensors(model), _as_json(_said(tables))
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {METADATA_KEY: json.dumps(_said(tables))})
+        save_file(tensors, temporary, {METADATA_KEY: said})
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the model's tensors: on the CPU, none sharing memory, rows in order."""
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ArchitectureError(
+                f"'{name}' of {type(model).__name__}'s state is a {type(value).__name__}, which "
+                "safetensors cannot hold: save with torch.save, and analyze that file"
+            )
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
 
 
 def _recognised(model: nn.Module, example: Tensor) -> ModelSpec:
@@ -104,10 +126,34 @@ def _relative(data: str | Path, checkpoint: Path) -> str:
     return os.path.relpath(data, checkpoint.parent)
 
 
-def _listed(standardize: Sequence[str] | str | None) -> list[str] | str | None:
-    if standardize is None or isinstance(standardize, str):
-        return standardize
+def _targets(targets: str | None, path: Path) -> str | None:
+    """Names of arrays or columns as they are; a file of targets as its path from the checkpoint."""
+    return _relative(targets, path) if targets and targets.endswith(".npy") else targets
+
+
+def _standardized(standardize: Sequence[str] | str | None, path: Path) -> list[str] | str | None:
+    """Roles as a list; a file of statistics as its path from the checkpoint."""
+    if standardize is None:
+        return None
+    if isinstance(standardize, str):
+        return [standardize] if standardize in ROLES else _relative(standardize, path)
     return list(standardize)
+
+
+def _as_json(table: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(table, default=_number)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"an option of save_checkpoint has no JSON form ({error}): give numbers, texts, lists"
+        ) from error
+
+
+def _number(value: object) -> object:
+    """A plain number from one of numpy or torch."""
+    if isinstance(value, np.generic | Tensor):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def _said(table: Mapping[str, object]) -> dict[str, object]:

@@ -73,9 +73,7 @@ def spectrum(matrix: Tensor) -> Spectrum:
     workspace = int(lapack.dsytrd_lwork(d, lower=1)[0])
     reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix.numpy(), lower=1, lwork=workspace)
     values, vectors, info = lapack.dstevd(diagonal, beside)
-    if (
-        info != 0
-    ):  # divide and conquer did not converge, which a plain QR iteration hardly ever fails at
+    if info != 0:  # divide and conquer did not converge, which a plain QR iteration hardly ever fails at
         values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
     householder = np.asfortranarray(reflected[1:, :-1])
     return Spectrum(_descending(values), vectors, (householder, scales))

@@ -33,9 +33,7 @@ def network_of(module: nn.Module, fmt: str = "safetensors", **options: object) -
     return build_network(saved(module.state_dict(), fmt), ModelSpec(options=options))
 
 
-def assert_rebuilt(
-    module: nn.Module, x: Tensor, fmt: str = "safetensors", **options: object
-) -> Network:
+def assert_rebuilt(module: nn.Module, x: Tensor, fmt: str = "safetensors", **options: object) -> Network:
     """The network inferred from `module`'s tensors gives its outputs and has its tensor names."""
     trained(module)
     network = network_of(module, fmt, **options)
@@ -73,9 +71,7 @@ class Named(nn.Module):
 class Residual(nn.Module):
     """A residual block written down plainly: kernels 3-3, or 1-3-1 with the stride on the 3."""
 
-    def __init__(
-        self, channels: int, widths: list[int], stride: int, groups: int = 1, bias: bool = False
-    ):
+    def __init__(self, channels: int, widths: list[int], stride: int, groups: int = 1, bias: bool = False):
         super().__init__()
         self.count = len(widths)
         kernels, strided = ([3, 3], 0) if self.count == 2 else ([1, 3, 1], 1)

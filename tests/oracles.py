@@ -1,4 +1,6 @@
-"""Slow float64 numpy on the full matrices, transcribed from the definitions, sharing no code with nrc_probe.
+"""Slow float64 numpy on the full matrices, transcribed from the definitions.
+
+It shares no code with nrc_probe.
 
 H (N, d) features, Y (N, t) targets, W (out, d) weight, r the signal dimension.
 """
@@ -13,9 +15,14 @@ def centred(A):
     return A - A.mean(0)
 
 
+def directions(H):
+    """All d of them, a direction a row; U is never built where there are more rows than columns."""
+    n, d = H.shape
+    return np.linalg.svd(centred(H), full_matrices=n < d)[2]
+
+
 def top_directions(H, r):
-    _, _, Vt = np.linalg.svd(centred(H), full_matrices=True)
-    return Vt[:r].T
+    return directions(H)[:r].T
 
 
 def variances(H):
@@ -36,6 +43,13 @@ def linear_cka(A, B):
     return (K * L).sum() / np.sqrt((K * K).sum() * (L * L).sum())
 
 
+def linear_cka_of_covariances(A, B):
+    """The same number without N x N matrices, for many rows."""
+    A, B = centred(A), centred(B)
+    norm = np.linalg.norm
+    return norm(A.T @ B) ** 2 / (norm(A.T @ A) * norm(B.T @ B))
+
+
 def nrc2(H, Y, r):
     return linear_cka(centred(H) @ top_directions(H, r), Y)
 
@@ -49,9 +63,7 @@ def weight_directions(W, r):
 
 def nrc3(H, W, r):
     V = weight_directions(W, r)
-    return (
-        np.linalg.svd(top_directions(H, r).T @ V, compute_uv=False)[: V.shape[1]].sum() / V.shape[1]
-    )
+    return np.linalg.svd(top_directions(H, r).T @ V, compute_uv=False)[: V.shape[1]].sum() / V.shape[1]
 
 
 def nrc3_noise(H, W, r):
@@ -60,8 +72,7 @@ def nrc3_noise(H, W, r):
     With fewer than r noise directions the missing cosines are 0.
     """
     V = weight_directions(W, r)
-    _, _, Vt = np.linalg.svd(centred(H), full_matrices=True)
-    return np.linalg.svd(Vt[r:] @ V, compute_uv=False).sum() / V.shape[1]
+    return np.linalg.svd(directions(H)[r:] @ V, compute_uv=False).sum() / V.shape[1]
 
 
 def nrc3_chance(d, r, k, draws=2000):
@@ -88,9 +99,7 @@ def nrc4_no_intercept(H, Y, rcond):
 
 def nrc4_heldout(H, Y, H2, Y2, rcond):
     P = np.linalg.pinv(centred(H), rcond=rcond) @ centred(Y)
-    predicted = (np.asarray(H2, np.float64) - H.astype(np.float64).mean(0)) @ P + Y.astype(
-        np.float64
-    ).mean(0)
+    predicted = (np.asarray(H2, np.float64) - H.astype(np.float64).mean(0)) @ P + Y.astype(np.float64).mean(0)
     return ((predicted - Y2) ** 2).mean()
 
 

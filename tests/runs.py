@@ -88,9 +88,7 @@ def a_result(*layers: LayerResult, **values: object) -> Result:
         checkpoint=CheckpointFacts("run/7.pth", "ab", "torch", 7, None, 1e-3, None),
         model=ModelFacts("inferred", "MLP 5-64-3, ReLU", 1234, ("ReLU is assumed",)),
         data=data,
-        settings=Settings(
-            *("target", 1e-3, "mean", "exact", Thresholds()), (), ("conv1",), 8192, None
-        ),
+        settings=Settings(*("target", 1e-3, "mean", "exact", Thresholds()), (), ("conv1",), 8192, None),
         model_mse=0.1,
         model_r2=0.9,
         layers=layers,

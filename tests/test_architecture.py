@@ -65,9 +65,7 @@ def test_a_factory_is_called_with_the_options_and_filled(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_factory_that_does_not_fit_is_told_in_one_line(
-    reference, options, message, tmp_path, monkeypatch
-):
+def test_a_factory_that_does_not_fit_is_told_in_one_line(reference, options, message, tmp_path, monkeypatch):
     folder = write_factory(tmp_path, monkeypatch)
     tensors = {"0.weight": torch.ones(6, 4), "0.bias": torch.ones(6), "1.weight": torch.ones(2, 2)}
     spec = ModelSpec(reference, options, trusted=True, folder=folder)
@@ -227,9 +225,7 @@ def test_describe_tells_close_activations_apart_at_every_precision(name, dtype):
     assert spec == ModelSpec("mlp", {"activation": name})
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.Softplus(), nn.GELU(approximate="tanh"), nn.LeakyReLU(0.2)]
-)
+@pytest.mark.parametrize("activation", [nn.Softplus(), nn.GELU(approximate="tanh"), nn.LeakyReLU(0.2)])
 def test_describe_is_none_where_nothing_gives_the_same_outputs(activation):
     model = nn.Sequential(nn.Linear(4, 16), activation, nn.Linear(16, 2))
     assert describe(model, 3 * torch.randn(32, 4)) is None
@@ -257,7 +253,5 @@ def test_describe_restores_the_mode_of_every_submodule():
 
 
 def test_describe_tells_in_one_line_that_the_example_does_not_fit():
-    with pytest.raises(
-        ArchitectureError, match="the network's call on the example failed: Runtime"
-    ):
+    with pytest.raises(ArchitectureError, match="the network's call on the example failed: Runtime"):
         describe(nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 5))

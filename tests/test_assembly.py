@@ -168,9 +168,7 @@ DATA = "[data]\npath = 'made_here:rows'\n[data.options]\nn = 15"
 
 
 @pytest.mark.parametrize(("text", "name"), [(MODEL, "made_here:Net"), (DATA, "made_here:rows")])
-def test_a_factory_of_a_found_configuration_runs_only_if_allowed(
-    text: str, name: str, folder: Path
-) -> None:
+def test_a_factory_of_a_found_configuration_runs_only_if_allowed(text: str, name: str, folder: Path) -> None:
     configure(folder, text)
     with pytest.raises(CodeRefusedError, match=f"^'{name}' would run code .* add --allow-code$"):
         analyze("run/net.pth")
@@ -204,9 +202,7 @@ def test_another_option_does_not_make_a_found_factory_trusted(folder: Path) -> N
 
 
 def test_a_factory_of_a_checkpoint_s_metadata_runs_only_if_allowed(folder: Path) -> None:
-    save_checkpoint(
-        small_network(), folder / "m.safetensors", architecture="made_here:net", data="data.npz"
-    )
+    save_checkpoint(small_network(), folder / "m.safetensors", architecture="made_here:net", data="data.npz")
     with pytest.raises(CodeRefusedError, match="'made_here:net' would run code"):
         analyze("m.safetensors")
     assert not (folder / "ran").exists()
@@ -219,9 +215,7 @@ def test_a_factory_of_a_checkpoint_s_metadata_runs_only_if_allowed(folder: Path)
 @pytest.mark.parametrize(
     ("name", "meant"), [("zzz", None), ("exlude", "exclude"), ("batchsize", "batch_size")]
 )
-def test_an_unknown_option_gets_the_one_that_was_meant(
-    name: str, meant: str | None, folder: Path
-) -> None:
+def test_an_unknown_option_gets_the_one_that_was_meant(name: str, meant: str | None, folder: Path) -> None:
     hint = rf"; did you mean '{meant}'\?" if meant else ""
     with pytest.raises(ConfigError, match=f"^analyze has no option '{name}'{hint}$"):
         analyze(folder / "run" / "net.pth", **{name: 1})
@@ -256,9 +250,7 @@ def test_a_setting_that_means_nothing_is_refused(option: str, value: object, mes
         ("threads", 2000, "threads must be an integer from 1 to 1024, got 2000"),
     ],
 )
-def test_a_way_of_running_that_is_not_there_is_refused(
-    option: str, value: object, message: str
-) -> None:
+def test_a_way_of_running_that_is_not_there_is_refused(option: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_running(Config(score={option: value}))
     assert str(caught.value).startswith(message)

@@ -28,9 +28,7 @@ def test_the_file_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_while_writing_leaves_the_old_file_alone(
-    error: type[BaseException], tmp_path: Path
-) -> None:
+def test_an_error_while_writing_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("old")
     with pytest.raises(error), replacing(tmp_path / "r.json") as temporary:  # noqa: PT012  # the body is the case
         temporary.write_text("half")

@@ -240,9 +240,7 @@ def test_what_stands_with_parameter_groups_is_not_a_state_dict(tmp_path: Path) -
     kept = {"state": {"momentum": torch.ones(9, 9)}, "param_groups": [], "scale": torch.ones(1)}
     text = refusal(saved(tmp_path / "net.pt", {"muon": kept}))
     assert text == "expected a state dict, got a dict of muon without one"
-    assert refusal(saved(tmp_path / "net.pt", kept)).endswith(
-        "state, param_groups, scale without one"
-    )
+    assert refusal(saved(tmp_path / "net.pt", kept)).endswith("state, param_groups, scale without one")
 
 
 def test_a_dict_of_single_numbers_is_not_a_state_dict(tmp_path: Path) -> None:
@@ -377,9 +375,7 @@ def test_rates_come_from_the_parameter_groups(tmp_path: Path, key: str) -> None:
 def test_groups_that_disagree_give_the_largest_weight_decay_and_a_note(tmp_path: Path) -> None:
     groups = [{"weight_decay": 0.0, "lr": 0.1}, {"weight_decay": 0.005, "lr": 0.1}]
     optimizer = {"state": {}, "param_groups": groups}
-    checkpoint = load_checkpoint(
-        saved(tmp_path / "net.pt", {"model": weights(), "optimizer": optimizer})
-    )
+    checkpoint = load_checkpoint(saved(tmp_path / "net.pt", {"model": weights(), "optimizer": optimizer}))
     assert checkpoint.training.weight_decay == 0.005
     assert checkpoint.notes == (
         "the parameter groups disagree on weight decay (0, 0.005): the largest counts",
@@ -463,9 +459,7 @@ def test_a_rate_that_is_no_rate_is_silence(value: object) -> None:
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers(), inner, max_size=3),
     max_leaves=6,
 )
 KEYS = st.sampled_from(
@@ -511,9 +505,7 @@ def test_the_path_speaks(tmp_path: Path, path: str, expected: Training) -> None:
 
 def test_the_name_of_a_shard_index_speaks_too(tmp_path: Path) -> None:
     index = sharded(tmp_path)
-    assert (
-        load_checkpoint(index.rename(tmp_path / "12.safetensors.index.json")).training.epoch == 12
-    )
+    assert load_checkpoint(index.rename(tmp_path / "12.safetensors.index.json")).training.epoch == 12
 
 
 def test_values_from_the_path_are_noted(tmp_path: Path) -> None:
@@ -572,9 +564,7 @@ def test_a_bare_pickle_bomb_does_not_go_off_even_if_unsafe(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_saved_module_is_refused_with_the_way_out(
-    tmp_path: Path, zipped: bool, nested: bool
-) -> None:
+def test_a_saved_module_is_refused_with_the_way_out(tmp_path: Path, zipped: bool, nested: bool) -> None:
     content = {"model": network(), "epoch": 5} if nested else network()
     assert refusal(saved(tmp_path / "net.pt", content, zipped=zipped)) == (
         "the file needs code to open (torch.nn.modules.container.Sequential), which was not run; "
@@ -584,9 +574,7 @@ def test_a_saved_module_is_refused_with_the_way_out(
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_saved_module_opens_when_the_user_says_so(
-    tmp_path: Path, zipped: bool, nested: bool
-) -> None:
+def test_a_saved_module_opens_when_the_user_says_so(tmp_path: Path, zipped: bool, nested: bool) -> None:
     content = {"model": network(), "epoch": 5} if nested else network()
     path = saved(tmp_path / "net.pt", content, zipped=zipped)
     checkpoint = load_checkpoint(path, unsafe_pickle=True)
@@ -608,9 +596,7 @@ def test_code_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     path.write_bytes(re.sub(rb"cpathlib[._a-z]*\n[A-Za-z.]*\n|cbuiltins\ngetattr\n",
                             b"cno_such_module\nThing\n", path.read_bytes()))  # fmt: skip
     text = refusal(path, unsafe_pickle=True)
-    assert text == (
-        "the file needs code that cannot be imported here: No module named 'no_such_module'"
-    )
+    assert text == ("the file needs code that cannot be imported here: No module named 'no_such_module'")
 
 
 # ---- files that are not what they should be
@@ -665,9 +651,7 @@ def test_safetensors_cut_within_the_header_are_named_as_such(tmp_path: Path, kep
     whole = path.read_bytes()
     path.write_bytes(whole[:kept])
     needed = 8 if kept < 8 else 8 + struct.unpack("<Q", whole[:8])[0]
-    assert refusal(path).startswith(
-        f"the file is truncated: its header needs {needed} bytes, it has {kept}"
-    )
+    assert refusal(path).startswith(f"the file is truncated: its header needs {needed} bytes, it has {kept}")
 
 
 def test_a_truncated_zip_is_named_as_such(tmp_path: Path) -> None:
@@ -678,9 +662,7 @@ def test_a_truncated_zip_is_named_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [16, 300, -20])
 @pytest.mark.parametrize("unsafe_pickle", [True, False])
-def test_a_truncated_legacy_file_is_named_as_such(
-    tmp_path: Path, kept: int, unsafe_pickle: bool
-) -> None:
+def test_a_truncated_legacy_file_is_named_as_such(tmp_path: Path, kept: int, unsafe_pickle: bool) -> None:
     path = saved(tmp_path / "net.pt", weights(), zipped=False)
     path.write_bytes(path.read_bytes()[:kept])
     text = refusal(path, unsafe_pickle=unsafe_pickle)
@@ -759,9 +741,7 @@ def test_no_flipped_byte_escapes_as_another_exception(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped.pt"
     kind = data.draw(st.sampled_from(["zip", "legacy", "safetensors"]))
-    save_file(weights(), path) if kind == "safetensors" else saved(
-        path, weights(), zipped=kind == "zip"
-    )
+    save_file(weights(), path) if kind == "safetensors" else saved(path, weights(), zipped=kind == "zip")
     whole = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -836,6 +816,4 @@ def test_one_shard_of_several_is_not_a_network(tmp_path: Path) -> None:
     path = tmp_path / "model-00002-of-00003.safetensors"
     save_file(weights(), path)
     assert refusal(path).startswith("expected a whole network, got shard 2 of 3; give the file")
-    assert_same(
-        load_checkpoint(path.rename(tmp_path / "model-00001-of-00001.safetensors")), weights()
-    )
+    assert_same(load_checkpoint(path.rename(tmp_path / "model-00001-of-00001.safetensors")), weights())

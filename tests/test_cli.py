@@ -215,16 +215,14 @@ def test_options_reach_the_result(folder: Path, run: Callable[..., Run]) -> None
     assert result["data"]["standardized"] == ["inputs", "targets"]
 
 
-def test_predictions_that_are_not_finite_are_said_not_scored(
-    folder: Path, run: Callable[..., Run]
-) -> None:
+def test_predictions_that_are_not_finite_are_said_not_scored(folder: Path, run: Callable[..., Run]) -> None:
     network = small_network()
     for parameter in network.parameters():
         parameter.data *= 1e15
     save_network(folder / "net.pth", network)
     done = run("analyze", "net.pth", "--data", "data.npz")
     assert "error      MSE -, R² -" in done.out
-    assert "warnings\n  - the network's predictions are not finite: its error" in done.out
+    assert "warnings\n  - the network's output is not finite (first at row" in done.out
     assert "do not vary" not in done.out
 
 
@@ -291,9 +289,7 @@ def test_the_released_scripts_checkpoints_need_only_their_data(
     assert result["checkpoint"]["epoch"] == 7  # the file's own word, not its folder's
 
 
-def test_a_resnet_reads_byte_images_with_channels_last(
-    folder: Path, run: Callable[..., Run]
-) -> None:
+def test_a_resnet_reads_byte_images_with_channels_last(folder: Path, run: Callable[..., Run]) -> None:
     network = trained(ResNet(basic([1, 1, 1, 1]), nn.Linear(32, 2), kernel=3))
     torch.save({"net": network.state_dict()}, folder / "resnet.pth")
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
@@ -348,9 +344,7 @@ WRONG_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_CHECKPOINTS)
-def test_a_wrong_checkpoint_is_refused_in_one_line(
-    case: str, folder: Path, run: Callable[..., Run]
-) -> None:
+def test_a_wrong_checkpoint_is_refused_in_one_line(case: str, folder: Path, run: Callable[..., Run]) -> None:
     spoil, words = WRONG_CHECKPOINTS[case]
     spoil(folder / "net.pth")
     run("analyze", "net.pth", "--data", "data.npz", "-o", "r.json").fails(1, "net.pth: ", *words)
@@ -374,9 +368,7 @@ WRONG_DATA = {
 
 
 @pytest.mark.parametrize("case", WRONG_DATA)
-def test_wrong_data_are_refused_in_one_line(
-    case: str, folder: Path, run: Callable[..., Run]
-) -> None:
+def test_wrong_data_are_refused_in_one_line(case: str, folder: Path, run: Callable[..., Run]) -> None:
     arrays, words = WRONG_DATA[case]
     np.savez(folder / "bad.npz", **arrays)
     place = [] if case in ("other width", "other targets") else ["bad.npz"]
@@ -511,9 +503,7 @@ def test_misuse_of_a_process_is_code_2() -> None:
 
 def test_a_reader_that_leaves_causes_no_traceback() -> None:
     command = f"{sys.executable} -m nrc_probe analyze fixtures/hopper/wd_0.safetensors | head -1"
-    done = subprocess.run(
-        command, shell=True, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=False
-    )
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.stdout == b"checkpoint fixtures/hopper/wd_0.safetensors\n"
     assert b"Traceback" not in done.stderr
     assert b"Error" not in done.stderr
@@ -592,9 +582,7 @@ def test_no_name_in_an_error_steers_the_terminal(folder: Path, run: Callable[...
     assert done.err.rstrip("\n").isprintable()
 
 
-def test_a_file_name_that_is_not_unicode_is_written_out(
-    folder: Path, run: Callable[..., Run]
-) -> None:
+def test_a_file_name_that_is_not_unicode_is_written_out(folder: Path, run: Callable[..., Run]) -> None:
     name = os.fsdecode(b"net\xff.pth")
     (folder / "net.pth").rename(name)
     done = run("analyze", name, "--data", "data.npz", "-o", "r.json")

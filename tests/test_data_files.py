@@ -30,9 +30,7 @@ def read(
 
 
 def write_csv(path: Path, header: str = "", delimiter: str = ",") -> None:
-    np.savetxt(
-        path, np.hstack([X, Y]), delimiter=delimiter, header=header, comments="", fmt="%.17g"
-    )
+    np.savetxt(path, np.hstack([X, Y]), delimiter=delimiter, header=header, comments="", fmt="%.17g")
 
 
 def write_hdf5(path: Path, **options: object) -> None:
@@ -325,18 +323,14 @@ def test_a_header_that_claims_more_than_the_archive_holds_is_refused_unread(tmp_
     )
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
-    with pytest.raises(
-        DataError, match=r"array 'x': its header claims \(1000000000000, 8\) float64"
-    ):
+    with pytest.raises(DataError, match=r"array 'x': its header claims \(1000000000000, 8\) float64"):
         open_dataset(DataSpec("d.npz", folder=tmp_path))
 
 
 def test_a_torch_file_that_needs_code_is_refused_by_the_name_of_the_code(tmp_path: Path) -> None:
     data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
     torch.save(data, tmp_path / "d.pt")
-    with pytest.raises(
-        DataError, match=r"would run code \(torch.utils.data.dataset.TensorDataset\)"
-    ):
+    with pytest.raises(DataError, match=r"would run code \(torch.utils.data.dataset.TensorDataset\)"):
         open_dataset(DataSpec("d.pt", folder=tmp_path))
 
 
@@ -358,9 +352,7 @@ def test_no_path_names_the_ways_to_give_one() -> None:
         open_dataset(DataSpec())
 
 
-def test_parquet_without_its_extra_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_without_its_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"needs pyarrow: pip install 'nrc-probe\[parquet\]'"):

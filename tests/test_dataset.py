@@ -46,9 +46,7 @@ def test_batches_joined_are_the_array_however_it_is_stored(
     batches = list(rows.rebatch(cut(values, cuts), size, limit))
     assert torch.equal(torch.cat(batches), values[:limit])
     kept = min(n, limit or n)
-    assert [len(batch) for batch in batches] == [
-        min(size, kept - start) for start in range(0, kept, size)
-    ]
+    assert [len(batch) for batch in batches] == [min(size, kept - start) for start in range(0, kept, size)]
 
 
 def test_the_reader_is_closed_once_the_limit_is_reached() -> None:
@@ -203,9 +201,7 @@ def test_images_of_unusual_channels_are_turned_when_asked() -> None:
 def test_images_are_standardised_by_channel() -> None:
     dataset = wrap_dataset((IMAGES, Y), DataSpec(standardize=("inputs",)))
     scaled = IMAGES.transpose(0, 3, 1, 2) / 255.0
-    expected = (scaled - scaled.mean((0, 2, 3))[:, None, None]) / scaled.std((0, 2, 3))[
-        :, None, None
-    ]
+    expected = (scaled - scaled.mean((0, 2, 3))[:, None, None]) / scaled.std((0, 2, 3))[:, None, None]
     np.testing.assert_allclose(read(dataset)[0], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -274,16 +270,12 @@ def test_batches_of_tuples_and_mappings_keep_their_form() -> None:
 def test_a_generator_gives_one_pass_and_says_so_at_the_second() -> None:
     dataset = wrap_dataset((x, y) for x, y in [(X[:30], Y[:30]), (X[30:], Y[30:])])
     np.testing.assert_array_equal(read(dataset)[1], Y)
-    with pytest.raises(
-        DataError, match="data: this iterator is used up, it gives its batches once"
-    ):
+    with pytest.raises(DataError, match="data: this iterator is used up, it gives its batches once"):
         read(dataset)
 
 
 def test_a_generator_cannot_be_standardised_by_itself() -> None:
-    with pytest.raises(
-        DataError, match="data: standardising needs a second pass, and this iterator"
-    ):
+    with pytest.raises(DataError, match="data: standardising needs a second pass, and this iterator"):
         wrap_dataset(iter([(X, Y)]), DataSpec(standardize=BOTH))
 
 

@@ -29,9 +29,7 @@ RCOND = 1e-3
 def moments_of(H, Y, batch=64, precision="exact"):
     total = MomentAccumulator(H.shape[1], Y.shape[1], precision=precision)
     for start in range(0, len(H), batch):
-        total.update(
-            torch.from_numpy(H[start : start + batch]), torch.from_numpy(Y[start : start + batch])
-        )
+        total.update(torch.from_numpy(H[start : start + batch]), torch.from_numpy(Y[start : start + batch]))
     return total.finish()
 
 
@@ -84,9 +82,7 @@ def test_every_score_equals_its_oracle(name, batch):
     assert got.cka == pytest.approx(oracles.linear_cka(H, Y), **near)
     assert got.nrc4 == pytest.approx(oracles.nrc4(H, Y, RCOND), rel=1e-4, abs=1e-9)
     assert got.nrc4_no_intercept == pytest.approx(oracles.nrc4_no_intercept(H, Y, RCOND), rel=1e-4)
-    assert got.stable_rank_features == pytest.approx(
-        oracles.stable_rank(oracles.centred(H)), rel=1e-6
-    )
+    assert got.stable_rank_features == pytest.approx(oracles.stable_rank(oracles.centred(H)), rel=1e-6)
     assert got.stable_rank_covariance == pytest.approx(oracles.stable_rank_covariance(H), rel=1e-6)
     assert got.stable_rank_weight == pytest.approx(oracles.stable_rank(W), rel=1e-6)
     assert got.effective_rank == pytest.approx(oracles.effective_rank(H), rel=1e-6)
@@ -130,9 +126,7 @@ def test_scores_of_a_two_by_two_case_computed_by_hand():
     assert got.stable_rank_features == pytest.approx(5 / 4)
     assert got.stable_rank_covariance == pytest.approx(17 / 16)
     assert got.stable_rank_weight == pytest.approx(1)
-    assert got.effective_rank == pytest.approx(
-        math.exp(-(0.8 * math.log(0.8) + 0.2 * math.log(0.2)))
-    )
+    assert got.effective_rank == pytest.approx(math.exp(-(0.8 * math.log(0.8) + 0.2 * math.log(0.2))))
 
 
 def test_a_probe_fitted_on_training_rows_is_evaluated_on_others():
@@ -181,9 +175,7 @@ def test_the_third_term_of_2024_with_one_target_is_zero():
     H, Y, _ = case(t=1)
     W = torch.ones(1, 12)
     moments = moments_of(H, Y)
-    assert last_layer_2024(moments, spectrum(moments.feature_covariance), W).nrc3 == pytest.approx(
-        0
-    )
+    assert last_layer_2024(moments, spectrum(moments.feature_covariance), W).nrc3 == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +228,7 @@ def test_rank_at_the_width_makes_nrc1_trivially_zero_and_says_so():
 def test_fewer_rows_than_features_is_noted():
     H, Y, W = case(n=10, d=25)
     got = score(H, Y, W, 3)
-    assert (
-        "10 rows for 25 features: the covariance is rank deficient and NRC4 optimistic" in got.notes
-    )
+    assert "10 rows for 25 features: the covariance is rank deficient and NRC4 optimistic" in got.notes
 
 
 def test_a_weight_of_low_rank_gives_the_mean_over_its_own_rank():
@@ -252,10 +242,7 @@ def test_a_weight_of_low_rank_gives_the_mean_over_its_own_rank():
 
 def test_a_weight_with_few_rows_is_noted_as_such():
     H, Y, W = case(t=5, out=2)
-    assert (
-        "the weight has 2 rows < 5: NRC3 is the mean over 2 of its directions"
-        in score(H, Y, W, 5).notes
-    )
+    assert "the weight has 2 rows < 5: NRC3 is the mean over 2 of its directions" in score(H, Y, W, 5).notes
 
 
 def test_a_zero_weight_has_no_alignment():
@@ -372,15 +359,13 @@ def test_full_collapse_scores_full_collapse():
 
 def test_large_weights_take_the_squared_path_and_give_the_same_directions():
     rng = np.random.default_rng(0)
-    W = rng.standard_normal((300, 4)) @ rng.standard_normal(
-        (4, 200)
-    ) * 3 + 0.01 * rng.standard_normal((300, 200))
+    W = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 200)) * 3 + 0.01 * rng.standard_normal(
+        (300, 200)
+    )
     got = weight_spectrum(torch.from_numpy(W), 4)
     _, s, Vt = np.linalg.svd(W)
     np.testing.assert_allclose(got.values.numpy(), s[:5], rtol=1e-8)
-    np.testing.assert_allclose(
-        np.abs(np.diag(got.directions.numpy()[:, :4].T @ Vt[:4].T)), 1, atol=1e-9
-    )
+    np.testing.assert_allclose(np.abs(np.diag(got.directions.numpy()[:, :4].T @ Vt[:4].T)), 1, atol=1e-9)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 129, 200])

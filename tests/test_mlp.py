@@ -117,9 +117,7 @@ def test_a_list_of_linears_has_an_activation_behind_each_but_the_last():
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_norm_with_index_step_three_stands_before_the_activation(norm, bias):
     modules = stack([5, 8, 8, 2], norm, nn.ReLU, bias=bias)
-    network = assert_rebuilt(
-        nn.Sequential(OrderedDict(layers=nn.Sequential(*modules))), torch.randn(6, 5)
-    )
+    network = assert_rebuilt(nn.Sequential(OrderedDict(layers=nn.Sequential(*modules))), torch.randn(6, 5))
     kind = norm.__name__.removesuffix("1d")
     assert network.summary == f"MLP 5-8x2-2, {kind}, ReLU, {'biases' if bias else 'no biases'}"
     assert len(network.assumptions) == 1  # the gap in the indices shows where the activation stands
@@ -175,10 +173,7 @@ def test_a_norm_in_one_block_with_the_linear_after_it_follows_the_activation():
     )
     run = " relu ".join(f"blocks.{k}.norm blocks.{k}.linear" for k in range(3))
     network = assert_rebuilt(Named({"blocks": blocks}, run), torch.randn(5, 4))
-    assert (
-        "A norm in one block with the Linear after it is assumed to follow"
-        in network.assumptions[1]
-    )
+    assert "A norm in one block with the Linear after it is assumed to follow" in network.assumptions[1]
 
 
 def test_a_batchnorm_with_running_statistics_only_is_rebuilt():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def sample(n, d=5, t=2, seed=0, mean=0.0):
 def accumulate(H, Y, cuts=(), precision="exact"):
     total = MomentAccumulator(H.shape[1], Y.shape[1], precision=precision)
     edges = [0, *sorted(cuts), len(H)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         if stop > start:
             total.update(H[start:stop], Y[start:stop])
     return total.finish()

@@ -83,9 +83,7 @@ def test_layers_takes_what_concerns_the_network_under_the_same_names() -> None:
 def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     repeated = {"--thresholds", "--model-options", "--data-options"}
-    assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[
-        name
-    ].opts
+    assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[name].opts
 
 
 @pytest.mark.parametrize("command", ["analyze", "layers"])

@@ -256,9 +256,7 @@ def test_the_listing_is_complete_and_aligned(width: int) -> None:
     assert together.count(kind) == 3
     rows = [line for line in lines if "1280x1280x3x3" in line]
     assert len({cell_len(row) for row in rows}) == 1
-    assert [row.split()[-5:] for row in rows] == [
-        ["1280", "1280", "900", "12.50", "1280x1280x3x3"]
-    ] * 3
+    assert [row.split()[-5:] for row in rows] == [["1280", "1280", "900", "12.50", "1280x1280x3x3"]] * 3
     assert lines[-6:-1] == [
         "not scored",
         "  - conv1: excluded by 'conv1'",
@@ -380,9 +378,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def steps(
-    clock: Clock, advance: Callable[[str, int, int | None], None], *calls: tuple[object, ...]
-) -> None:
+def steps(clock: Clock, advance: Callable[[str, int, int | None], None], *calls: tuple[object, ...]) -> None:
     for seconds, *call in calls:
         clock.now = seconds
         advance(*call)
@@ -394,9 +390,7 @@ def test_lines_come_every_few_seconds_with_the_time_left(clock: Clock) -> None:
         steps(clock, advance, (2, "data", 10, 100), (6, "data", 30, 100), (7, "data", 40, 100))
         steps(clock, advance, (12, "data", 60, 100), (20, "data", 100, 100))
     assert stream.getvalue() == (
-        "data: 30 of 100 rows, about 14 s left\n"
-        "data: 60 of 100 rows, about 8 s left\n"
-        "data: 100 of 100 rows\n"
+        "data: 30 of 100 rows, about 14 s left\ndata: 60 of 100 rows, about 8 s left\ndata: 100 of 100 rows\n"
     )
 
 
@@ -404,9 +398,7 @@ def test_each_data_set_has_its_own_rate(clock: Clock) -> None:
     stream = io.StringIO()
     with progress_on(stream) as advance:
         steps(clock, advance, (100, "data", 10, 10), (106, "held-out data", 1000, 2000))
-    assert stream.getvalue().splitlines()[1] == (
-        "held-out data: 1,000 of 2,000 rows, about 6 s left"
-    )
+    assert stream.getvalue().splitlines()[1] == ("held-out data: 1,000 of 2,000 rows, about 6 s left")
 
 
 def test_rows_are_counted_where_their_number_is_not_known(clock: Clock) -> None:

@@ -69,9 +69,7 @@ def test_a_resnet_inside_a_wrapper_is_found_under_its_names():
 def test_every_module_with_tensors_is_called_once_in_the_order_of_registration():
     network = network_of(ResNet(bottleneck([1, 1]), nn.Linear(32, 2))).module
     called: list[str] = []
-    holders = [
-        n for n, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None
-    ]
+    holders = [n for n, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None]
     for name in holders:
         network.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
     network(torch.randn(2, 3, 32, 32))

@@ -26,9 +26,7 @@ LAYER = words(
     "nrc4_no_intercept cka nrc3_noise nrc3_chance eigengap_features eigengap_weight "
     "stable_rank_features stable_rank_covariance stable_rank_weight effective_rank conditions notes"
 )
-DATA = words(
-    "path sha256 n input_shape target_dim target_rank target_stable_rank standardized assumptions"
-)
+DATA = words("path sha256 n input_shape target_dim target_rank target_stable_rank standardized assumptions")
 SCHEMA = {
     "schema": "nrc-probe/result/1",
     "checkpoint": words("path sha256 format epoch step weight_decay learning_rate"),

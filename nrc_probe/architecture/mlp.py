@@ -62,9 +62,7 @@ class Chain(nn.Module):
         return x
 
 
-def mlp_blueprint(
-    tensors: Mapping[str, Tensor], activation: str | None, *, file_order: bool
-) -> Blueprint:
+def mlp_blueprint(tensors: Mapping[str, Tensor], activation: str | None, *, file_order: bool) -> Blueprint:
     """The MLP that `tensors` come from; `activation` None: ReLU, listed as an assumption.
 
     file_order: whether the tensors stand in the order in which training registered them.
@@ -72,8 +70,7 @@ def mlp_blueprint(
     """
     order = run_order(read_links(tensors), file_order=file_order)
     places = [
-        _activation_place(order.links, start, stop)
-        for start, stop in pairwise(_linear_places(order.links))
+        _activation_place(order.links, start, stop) for start, stop in pairwise(_linear_places(order.links))
     ]
     active = {place for place in places if place is not None}
     return Blueprint(
@@ -109,8 +106,7 @@ def _read_link(name: str, parts: Mapping[str, Tensor]) -> Link:
     part = min(parts, key=lambda part: part in ("weight", "bias"))  # the one out of place
     full = f"{name}.{part}".removeprefix(".")
     raise ArchitectureError(
-        f"'{full}' of shape {tuple(parts[part].shape)} is of neither a Linear nor a norm; "
-        f"{WAYS_OUT}"
+        f"'{full}' of shape {tuple(parts[part].shape)} is of neither a Linear nor a norm; {WAYS_OUT}"
     )
 
 

@@ -135,8 +135,7 @@ def _check_dense_floats(tensors: Mapping[str, Tensor]) -> None:
         if not dense or not (wide_float or name.endswith("num_batches_tracked")):
             kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
             raise ArchitectureError(
-                f"'{name}' is {kind}, expected dense floats: "
-                f"save the network dequantised, or {WAYS_OUT}"
+                f"'{name}' is {kind}, expected dense floats: save the network dequantised, or {WAYS_OUT}"
             )
 
 
@@ -188,9 +187,7 @@ def _from_factory(checkpoint: Checkpoint, reference: str, spec: ModelSpec) -> Ne
     with _one_line(call):
         module = factory(**spec.options)
     if not isinstance(module, nn.Module):
-        raise ArchitectureError(
-            f"{call} returned a {type(module).__name__}, expected a torch.nn.Module"
-        )
+        raise ArchitectureError(f"{call} returned a {type(module).__name__}, expected a torch.nn.Module")
     _load(module, checkpoint.tensors, assign=False)  # the factory decides on device and precision
     return Network(module, "factory", call, ())
 

@@ -188,9 +188,7 @@ def _contain(named: Sequence[tuple[tuple[str, ...], Link]], path: tuple[str, ...
     return _Container(path, parts)
 
 
-def _choices(
-    container: _Container, habits: _Habits
-) -> list[tuple[tuple[Link | _Container, ...], _Habits]]:
+def _choices(container: _Container, habits: _Habits) -> list[tuple[tuple[Link | _Container, ...], _Habits]]:
     """What can run first in `container`, with what then remains of it; habits after that choice.
 
     A container follows the order that one of the same path before it had.
@@ -252,10 +250,7 @@ def _misfit(linear_orders: Sequence[Order], norms: Sequence[Link]) -> str:
     linears = linear_orders[0]
     for before, after in pairwise(linears):
         if before.outputs != after.inputs:
-            return (
-                f"'{before.name}' gives {before.outputs} values, "
-                f"'{after.name}' takes {after.inputs}"
-            )
+            return f"'{before.name}' gives {before.outputs} values, '{after.name}' takes {after.inputs}"
     widths = {linears[0].inputs, *(link.outputs for link in linears)}
     strays = [norm for norm in norms if norm.inputs not in widths]
     norm = (strays or norms)[0]

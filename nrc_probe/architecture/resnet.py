@@ -113,9 +113,7 @@ def _is_conv(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.ndim == 4
 
 
-def resnet_blueprint(
-    tensors: Mapping[str, Tensor], activation: str | None, *, file_order: bool
-) -> Blueprint:
+def resnet_blueprint(tensors: Mapping[str, Tensor], activation: str | None, *, file_order: bool) -> Blueprint:
     """The ResNet that `tensors` come from: any width, depth, groups and input channels.
 
     A 7x7 stem has stride 2 and a max pooling behind it, a 3x3 one neither. All tensors outside
@@ -190,8 +188,7 @@ def _block(read: _Reader, name: str, channels: int, stride: int) -> tuple[Block,
         steps += [(f"conv{place}", conv), (f"bn{place}", read.norm(f"{name}.bn{place}"))]
     if not shrinks and width != channels:
         raise ArchitectureError(
-            f"'{read.prefix}{name}' turns {channels} channels into {width} "
-            f"and has no downsample; {WAYS_OUT}"
+            f"'{read.prefix}{name}' turns {channels} channels into {width} and has no downsample; {WAYS_OUT}"
         )
     shortcut = _shortcut(read, f"{name}.downsample", channels, stride) if shrinks else None
     return Block(steps, shortcut, read.relu()), width

@@ -80,9 +80,7 @@ def _load(path: Path, state_key: str | None, unsafe_pickle: bool) -> Checkpoint:
     else:
         _refuse_state_key(state_key)
         kind, choice, beside = content, [], []
-        state, metadata, files = (
-            _read_shards(path) if content == "safetensors-sharded" else _read_whole(path)
-        )
+        state, metadata, files = _read_shards(path) if content == "safetensors-sharded" else _read_whole(path)
     tensors, naming = named_tensors(state)
     training, reading = read_training(beside, metadata, path)
     notes = (*_misnamed(path, kind), *choice, *naming, *reading)
@@ -249,9 +247,7 @@ def _truncation(path: Path) -> str | None:
             return f"the file is truncated: its header needs {needed} bytes, it has {size}; {again}"
         promised = 8 + length + _end_of_data(file.read(length))
     if promised > size:
-        return (
-            f"the file is truncated: its header promises {promised} bytes, it has {size}; {again}"
-        )
+        return f"the file is truncated: its header promises {promised} bytes, it has {size}; {again}"
     return None
 
 
@@ -306,9 +302,7 @@ def _weight_map(index: Mapping[str, object]) -> dict[str, str]:
             raise CheckpointError(f"the shard index gives no file name for '{name}'")
         pure = PureWindowsPath(place)  # it knows both separators, and drives
         if pure.anchor or ".." in pure.parts:
-            raise CheckpointError(
-                f"the shard index names '{place}', outside its own folder; refused"
-            )
+            raise CheckpointError(f"the shard index names '{place}', outside its own folder; refused")
     return places
 
 
@@ -358,9 +352,7 @@ def _load_torch(path: Path, content: str, unsafe_pickle: bool) -> object:
 
 
 _WAY_OUT = "save model.state_dict() instead, or add --unsafe-pickle if you trust the file"
-_NAMED_CODE = re.compile(
-    r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '([\w.]+)'>"
-)
+_NAMED_CODE = re.compile(r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '([\w.]+)'>")
 
 
 def _unpickling_problem(error: Exception, unsafe_pickle: bool) -> str:

@@ -25,9 +25,7 @@ _USUAL = (
     "params",
     "weights",
 )
-_AVERAGE = re.compile(
-    r"(^|[_.])(ema|swa|avg|averaged?|shadow|polyak|target|teacher)([_.]|$)", re.IGNORECASE
-)
+_AVERAGE = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|shadow|polyak|target|teacher)([_.]|$)", re.IGNORECASE)
 _NEVER = re.compile(
     r"(^|_)(opt|optim)(_|\d|$)|optimi[sz]er|scheduler|scaler|callbacks|loops|rng|_extra_state"
     r"|^(hyper_parameters|hparams|args|config|cfg|_metadata)$",

@@ -49,24 +49,18 @@ def _choose_arrays(
     found_targets = targets or _guess_array(arrays, _TARGET_WORDS, inputs)
     if found_inputs is None or found_targets is None:
         missing = "inputs" if found_inputs is None else "targets"
-        raise DataError(
-            f"{place}: which array holds the {missing}? It has {_listing(arrays)}; {_WAY_OUT}"
-        )
+        raise DataError(f"{place}: which array holds the {missing}? It has {_listing(arrays)}; {_WAY_OUT}")
     guesses = {"inputs": (inputs, found_inputs), "targets": (targets, found_targets)}
     return Choice(
         arrays[found_inputs],
         arrays[found_targets],
         tuple(
-            f"{role} taken from array '{found}'"
-            for role, (given, found) in guesses.items()
-            if given is None
+            f"{role} taken from array '{found}'" for role, (given, found) in guesses.items() if given is None
         ),
     )
 
 
-def _guess_array(
-    arrays: Mapping[str, Array], words: tuple[str, ...], other: str | None
-) -> str | None:
+def _guess_array(arrays: Mapping[str, Array], words: tuple[str, ...], other: str | None) -> str | None:
     return next((word for word in words if word in arrays and word != other), None)
 
 
@@ -100,9 +94,7 @@ def _guess_columns(table: Table, words: tuple[str, ...], role: str, place: str) 
         found = tuple(i for i, name in enumerate(table.names) if pattern.fullmatch(name))
         if found:
             return found
-    raise DataError(
-        f"{place}: which columns hold the {role}? It has {_columns_there(table)}; {_WAY_OUT}"
-    )
+    raise DataError(f"{place}: which columns hold the {role}? It has {_columns_there(table)}; {_WAY_OUT}")
 
 
 def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:

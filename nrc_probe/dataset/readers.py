@@ -39,9 +39,7 @@ def read_contents(path: Path, place: str) -> Contents:
     """
     known = ", ".join(READERS)
     if not path.exists():
-        raise DataError(
-            f"{place}: there is no such file; expected {known}, or package.module:function"
-        )
+        raise DataError(f"{place}: there is no such file; expected {known}, or package.module:function")
     if path.is_dir():
         raise DataError(f"{place}: a folder; expected one file: {known}")
     reader = READERS.get(path.suffix.lower())
@@ -98,9 +96,7 @@ def _whole(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> int:
     return max(1, shape[0])
 
 
-def _npy_header(
-    file: IO[bytes], place: str, size: int
-) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _npy_header(file: IO[bytes], place: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, Fortran order and type that a .npy header claims, held against the bytes there are."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -175,16 +171,12 @@ def _read_safetensors(path: Path, place: str) -> Mapping[str, Array]:
     with reading(place, ".safetensors"), safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no iterator
         return {
-            name: _safetensors_array(
-                path, place, name, tuple(part.get_shape()), str(part.get_dtype())
-            )
+            name: _safetensors_array(path, place, name, tuple(part.get_shape()), str(part.get_dtype()))
             for name, part in slices.items()
         }
 
 
-def _safetensors_array(
-    path: Path, place: str, name: str, shape: tuple[int, ...], code: str
-) -> Array:
+def _safetensors_array(path: Path, place: str, name: str, shape: tuple[int, ...], code: str) -> Array:
     from safetensors import safe_open
 
     def blocks() -> Blocks:
@@ -217,9 +209,7 @@ def _load_tensors(path: Path, place: str) -> object:
 
     try:
         with reading(place, "torch"):
-            return torch.load(
-                path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path)
-            )
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
     except DataError as error:
         code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
         if isinstance(error.__cause__, pickle.UnpicklingError) and code:

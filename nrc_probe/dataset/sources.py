@@ -91,9 +91,7 @@ def as_arrays(source: object) -> Mapping[str, Array] | None:
     """The arrays of a pair (x, y) or of a mapping, by name; None for anything else."""
     if isinstance(source, tuple) and len(source) == 2:
         source = dict(zip(("x", "y"), source, strict=True))
-    if not isinstance(source, Mapping) or not all(
-        hasattr(part, "shape") for part in source.values()
-    ):
+    if not isinstance(source, Mapping) or not all(hasattr(part, "shape") for part in source.values()):
         return None
     return {
         str(name): tensor_array(str(name), part)
@@ -243,11 +241,7 @@ def _length(source: object) -> int | None:
         return _sized(source.sampler) if plain else None
     if isinstance(source, list | tuple):
         return sum(len(batch[1]) for batch in source)
-    return (
-        _sized(source)
-        if _holds_samples(source) and not isinstance(source, IterableDataset)
-        else None
-    )
+    return _sized(source) if _holds_samples(source) and not isinstance(source, IterableDataset) else None
 
 
 def _sized(source: object) -> int | None:

@@ -73,9 +73,7 @@ def _by_channel(block: Tensor) -> Tensor:
     return values.movedim(1, -1).reshape(-1, values.shape[1])
 
 
-def measure(
-    batches: Iterable[tuple[object, Tensor]], roles: Iterable[str], place: str
-) -> Statistics:
+def measure(batches: Iterable[tuple[object, Tensor]], roles: Iterable[str], place: str) -> Statistics:
     """The data's own statistics, from one pass over the batches (inputs, targets)."""
     spreads = {role: Spread() for role in roles}
     for inputs, targets in batches:
@@ -126,9 +124,7 @@ def read_statistics(path: Path, place: str) -> tuple[Statistics, tuple[str, ...]
     found = {role: _pair(arrays, role, place) for role in ROLES}
     if not any(found.values()):
         ambiguous = " (which of the two, 'mean' and 'std' do not say)" if "mean" in arrays else ""
-        raise DataError(
-            f"{place}: expected {_expected()}; it has {', '.join(arrays) or 'none'}{ambiguous}"
-        )
+        raise DataError(f"{place}: expected {_expected()}; it has {', '.join(arrays) or 'none'}{ambiguous}")
     missing = [role for role in ROLES if found[role] is None]
     notes = tuple(f"{place} holds no {role}_mean: {role} left as they are" for role in missing)
     return Statistics(**found), notes
@@ -150,17 +146,13 @@ def _pair(arrays: Mapping[str, Array], role: str, place: str) -> tuple[Tensor, T
         raise DataError(f"{place}: has no {absent}; it has {', '.join(arrays)}")
     pair = _values(arrays[mean], place), _values(arrays[std], place)
     if not all(bool(part.isfinite().all()) for part in pair) or bool((pair[1] < 0).any()):
-        raise DataError(
-            f"{place}: {mean} and {std}: expected finite numbers, none of {std} below 0"
-        )
+        raise DataError(f"{place}: {mean} and {std}: expected finite numbers, none of {std} below 0")
     return pair
 
 
 def _values(array: Array, place: str) -> Tensor:
     if not array.is_numeric or 0 in array.shape:
-        raise DataError(
-            f"{place}: '{array.name}' holds {array.dtype} {array.shape}; expected numbers"
-        )
+        raise DataError(f"{place}: '{array.name}' holds {array.dtype} {array.shape}; expected numbers")
     values = torch.cat([block.double() for block in array.blocks()])
     return values.reshape(-1) if max(values.shape) == values.numel() else values
 

@@ -107,16 +107,12 @@ def _count_rows(path: Path, place: str, layout: _Layout) -> int:
     for number, line in _rows(path, layout):
         width = line.count(layout.delimiter) + 1
         if width != layout.width and len(_fields(line, layout.delimiter)) != layout.width:
-            raise DataError(
-                f"{place}: line {number} has {width} columns, the lines before it {layout.width}"
-            )
+            raise DataError(f"{place}: line {number} has {width} columns, the lines before it {layout.width}")
         rows += 1
     return rows
 
 
-def _parse_csv(
-    path: Path, place: str, layout: _Layout, columns: tuple[int, ...]
-) -> np.ndarray[Any, Any]:
+def _parse_csv(path: Path, place: str, layout: _Layout, columns: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """The chosen columns (n, c) as float64; other columns may hold text."""
     try:
         return np.loadtxt(
@@ -134,9 +130,7 @@ def _parse_csv(
             fields = _fields(line, layout.delimiter)
             wrong = next((fields[c] for c in columns if not _is_number(fields[c])), None)
             if wrong is not None:
-                raise DataError(
-                    f"{place}: line {number}: expected a number, got '{wrong}'"
-                ) from None
+                raise DataError(f"{place}: line {number}: expected a number, got '{wrong}'") from None
         raise
 
 

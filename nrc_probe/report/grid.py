@@ -155,9 +155,7 @@ def _block(result: Result, page: Page, columns: Sequence[_Column]) -> Iterator[T
         yield from _row(layer, page, columns, room)
 
 
-def _heads(
-    first: str, titles: Sequence[str], columns: Sequence[_Column], room: int, style: str
-) -> Text:
+def _heads(first: str, titles: Sequence[str], columns: Sequence[_Column], room: int, style: str) -> Text:
     line = Text(f" {first:<{room}}", style=style)
     for title, column in zip(titles, columns, strict=True):
         # marks stand right of the numbers: titles end where the numbers do

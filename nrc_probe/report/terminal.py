@@ -103,10 +103,7 @@ def _data(data: DataFacts) -> str:
 
 def _error(mse: float, r2: float) -> str:
     error, share_explained = f"{mse:.4g}", f"{r2:.4f}"
-    return (
-        f"MSE {error if math.isfinite(mse) else '-'}, "
-        f"R² {share_explained if math.isfinite(r2) else '-'}"
-    )
+    return f"MSE {error if math.isfinite(mse) else '-'}, R² {share_explained if math.isfinite(r2) else '-'}"
 
 
 def _signal(result: Result) -> str:

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 from nrc_probe.pools import let_pools_sleep
 
@@ -29,7 +30,7 @@ def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     """The paper's form: Linear and ReLU in turn, no biases."""
     widths = [inputs, *[width] * (depth - 1), outputs]
     steps: list[nn.Module] = []
-    for d, out in zip(widths[:-1], widths[1:], strict=True):
+    for d, out in pairwise(widths):
         steps += [nn.Linear(d, out, bias=False), nn.ReLU()]
     return nn.Sequential(*steps[:-1])
 
