@@ -1,0 +1,99 @@
+"""The README tells the truth: its commands run, its sample is real output, its options exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import nrc_probe
+from nrc_probe.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def blocks(language):
+    found = [text for name, text in BLOCKS if name == language]
+    assert found
+    return found
+
+
+def readme_commands():
+    lines = [line.split("  #")[0].strip() for text in blocks("sh") for line in text.splitlines()]
+    return [line for line in lines if line.startswith("nrc-probe ")]
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that looks like the root of a fresh clone, so that outputs land elsewhere."""
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_in_the_readme_runs(command, clone):
+    done = CliRunner().invoke(cli, shlex.split(command)[1:], catch_exceptions=False)
+    assert done.exit_code == 0
+    for name in re.findall(r"-o (\S+)", command):
+        assert (clone / name).stat().st_size > 100
+
+
+@pytest.mark.usefixtures("clone")
+def test_the_sample_is_what_the_command_prints(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    done = CliRunner().invoke(cli, ["analyze", "fixtures/hopper/wd_1e-3.safetensors"])
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    sample = blocks("text")[0].splitlines()
+
+    # the last digit may differ between processors; the words and every line may not
+    def words(lines):
+        return [re.sub(r"[\d.]+", "#", line) for line in lines]
+
+    assert words(sample) == words(printed)
+
+
+def test_every_python_block_runs(clone):
+    names: dict[str, object] = {}
+    for text in blocks("python"):
+        exec(compile(text, "README.md", "exec"), names)
+    assert names["result"].layers
+    assert (clone / "ckpt.safetensors").exists()
+
+
+def test_the_configuration_in_the_readme_is_read(clone):
+    text = blocks("toml")[0]
+    tomllib.loads(text)
+    folder = clone / "run"
+    folder.mkdir()
+    for name in ("train.npz", "test.npz", "wd_0.safetensors"):
+        (folder / name).write_bytes((ROOT / "fixtures/hopper" / name).read_bytes())
+    (folder / "nrc-probe.toml").write_text(text, encoding="utf-8")
+    result = nrc_probe.analyze(folder / "wd_0.safetensors")
+    assert result.settings.rank == "auto"
+    assert result.settings.exclude == ("conv1", "*downsample*")
+    assert result.heldout is not None
+
+
+def test_every_option_that_the_readme_names_exists():
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    known = {flag for command in cli.commands.values() for p in command.params for flag in p.opts}
+    assert named - known - {"--help", "--version"} == set()
+
+
+def test_the_makefile_has_the_two_commands_of_the_readme():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_fixtures_stay_small():
+    size = sum(path.stat().st_size for path in (ROOT / "fixtures").rglob("*") if path.is_file())
+    assert size < 25 * 2**20
