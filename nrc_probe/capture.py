@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ class Capture:
         if not layer.reads(features.shape, n):
             return f"its input has shape {tuple(features.shape)} for a batch of {n} rows"
         # One sum clears nearly every batch; in the features' own type it may overflow, in float64 hardly.
-        if not torch.isfinite(features.sum()) and not torch.isfinite(features.sum(dtype=torch.float64)):
+        if not (math.isfinite(features.sum()) or math.isfinite(features.sum(dtype=torch.float64))):
             return _first_not_finite(features, self._row)
         return self._width_obstacle(layer, features) or self._mask_obstacle(layer, features)
 

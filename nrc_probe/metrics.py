@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nrc_probe.errors import RankError
 from nrc_probe.moments import Moments
-from nrc_probe.spectra import Spectrum, WeightSpectrum, spectrum, weight_spectrum
+from nrc_probe.spectra import FeatureSpectra, Spectrum, WeightSpectrum, weight_spectrum
 
 _CONSTANT = (64 * torch.finfo(torch.float64).eps) ** 2
 """A variance below this share of the squared mean is rounding of a constant, not variation."""
@@ -82,18 +82,19 @@ def random_alignment(width: int, rank: int, weight_rank: int) -> float:
     width: d. rank, weight_rank: dimensions of the two subspaces, each from 1 to d. In [0, 1].
 
     For two lines it is Γ(d/2) / (√π Γ((d+1)/2)); otherwise a seeded mean over random draws, whose
-    standard error is below 0.002. Only r x r matrices are drawn (Bartlett's decomposition).
+    standard error is below 0.003. Only r x r matrices are drawn (Bartlett's decomposition).
     """
     if rank == weight_rank == 1:
         return math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi)
     small, large = sorted((rank, weight_rank))
     rng = np.random.default_rng(0)
-    draws = max(64, 16_384 // large)
+    draws = max(64, 8192 // large)
     top = rng.standard_normal((draws, large, small))
     rest = _gaussian_root(rng, draws, width - large, small)
-    # The top block of an orthonormal basis of the span of [top; rest] holds the cosines.
-    basis, _ = np.linalg.qr(np.concatenate([top, rest], axis=1))
-    cosines = np.linalg.svd(basis[:, :large], compute_uv=False)
+    gram = np.swapaxes(top, 1, 2) @ top + np.swapaxes(rest, 1, 2) @ rest
+    # [top; rest] L⁻ᵀ is an orthonormal basis, of which the top block holds the cosines.
+    held = np.linalg.solve(np.linalg.cholesky(gram), np.swapaxes(top, 1, 2))
+    cosines = np.linalg.svd(held, compute_uv=False)
     return float(np.clip(cosines, 0.0, 1.0).mean())
 
 
@@ -155,10 +156,12 @@ def linear_error(moments: Moments, features: Spectrum, rcond: float) -> tuple[fl
     return max(0.0, total - explained) / moments.target_dim, rank
 
 
-def linear_error_without_intercept(moments: Moments, rcond: float) -> float:
-    """Error of the best prediction y = hᵀP, per element, with nothing centred. Squared target units."""
+def linear_error_without_intercept(moments: Moments, uncentred: Spectrum, rcond: float) -> float:
+    """Error of the best prediction y = hᵀP, per element, with nothing centred. Squared target units.
+
+    uncentred: spectrum of the uncentred second moment of the features of `moments`.
+    """
     h, y = moments.mean_h, moments.mean_y
-    uncentred = spectrum(moments.feature_covariance + torch.outer(h, h))
     explained, _ = _explained(uncentred, moments.cross_covariance + torch.outer(h, y), rcond)
     total = float(moments.target_covariance.trace() + y @ y)
     return max(0.0, total - explained) / moments.target_dim
@@ -259,11 +262,11 @@ def targets_vary(moments: Moments) -> bool:
 
 
 def score_layer(
-    moments: Moments, features: Spectrum, weight: Tensor | None, rank: int, rcond: float
+    moments: Moments, spectra: FeatureSpectra, weight: Tensor | None, rank: int, rcond: float
 ) -> LayerScores:
     """Every score of one layer.
 
-    features: spectrum of the feature covariance of `moments`. weight: (out, d), any float type; None
+    spectra: of the features of `moments`. weight: (out, d), any float type; None
     where the features have no weight, and then what needs one is nan. rank: signal dimension; above
     the width it is cut to it, with a note. rcond: cutoff of the linear probe.
     Raises RankError where rank < 1. Source: Rangamani & Unal 2026, and the docstring of each score.
@@ -271,7 +274,7 @@ def score_layer(
     if rank < 1:
         raise RankError(f"rank must be at least 1, got {rank}")
     r = min(rank, moments.width)
-    features, T = _without_rounding(moments, features)
+    features, T = _without_rounding(moments, spectra.centred)
     W = weight_spectrum(weight, r) if weight is not None else _no_weight(moments.width)
     C, t = moments.cross_covariance, moments.target_dim
     nrc4, nrc4_rank = linear_error(moments, features, rcond)
@@ -285,7 +288,7 @@ def score_layer(
         nrc4=nrc4,
         nrc4_r2=1 - _ratio(nrc4 * t, float(T.trace())),
         nrc4_rank=nrc4_rank,
-        nrc4_no_intercept=linear_error_without_intercept(moments, rcond),
+        nrc4_no_intercept=linear_error_without_intercept(moments, spectra.uncentred, rcond),
         cka=linear_cka(features.values, C, T),
         nrc3_noise=nrc3_noise,
         nrc3_chance=nrc3_chance,

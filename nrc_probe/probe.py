@@ -51,7 +51,7 @@ from nrc_probe.result import (
     Settings,
     conditions_met,
 )
-from nrc_probe.spectra import spectrum, weight_spectrum
+from nrc_probe.spectra import feature_spectra, spectrum, weight_spectrum
 
 Progress = Callable[[str, int, int | None], None]
 """Called after every batch: what is being read, rows done, rows in all (None where unknown)."""
@@ -167,9 +167,10 @@ def _score_layers(layers: Sequence[Layer], watched: Pass, again: Pass | None, se
     results, heldout, last_layer = [], [], None
     for index, (name, moments) in enumerate(watched.moments.items()):
         weight = weight_matrix(modules[name])
-        features = spectrum(moments.feature_covariance)
+        spectra = feature_spectra(moments.feature_covariance, moments.mean_h)
+        features = spectra.centred
         fits = weight.shape[1] == moments.width
-        scores = score_layer(moments, features, weight if fits else None, rank, settings.rcond)
+        scores = score_layer(moments, spectra, weight if fits else None, rank, settings.rcond)
         results.append(_layer_result(index, modules[name], moments, scores, watched, settings))
         if again and name in again.moments:
             probe = fit_linear_probe(moments, features, settings.rcond)

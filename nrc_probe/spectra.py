@@ -21,16 +21,17 @@ Matrix = npt.NDArray[np.float64]
 class Spectrum:
     """Eigendecomposition U diag(values) Uᵀ of a symmetric positive semidefinite matrix.
 
-    U is kept as LAPACK finds it, a product of reflections and the eigenvectors of a tridiagonal
-    matrix: multiplying a few columns by it is all that scores need, and half as dear as writing it out.
+    Of a large matrix, U is kept as it is found: reflections that make the matrix tridiagonal, and the
+    tridiagonal's eigenvectors. Multiplying a few columns by them is all that scores need, and half as
+    dear as writing U out.
     """
 
     values: Tensor
     """(d,) descending, clamped at 0."""
     _vectors: Matrix
     """(d, d) eigenvectors of the tridiagonal form, or of the matrix itself; smallest first."""
-    _reflections: tuple[Matrix, Matrix] | None = None
-    """Householder vectors and scales that made the matrix tridiagonal; None where it was kept."""
+    _reflections: _Reflections | None = None
+    """None where the matrix itself was decomposed."""
 
     @property
     def rank(self) -> int:
@@ -44,39 +45,102 @@ class Spectrum:
 
     def coordinates(self, columns: Tensor) -> Tensor:
         """Uᵀ times columns (d, k): a row for each eigenvector, largest first."""
-        turned = self._reflect(columns.numpy(), "T")
+        turned = columns.numpy()
+        if self._reflections is not None:
+            turned = self._reflections.undo(turned)
         return torch.from_numpy(self._vectors.T @ turned).flip(0)
 
     def combine(self, coordinates: Tensor) -> Tensor:
         """U times coordinates (m, k) on the top m eigenvectors: columns (d, k)."""
         m = len(coordinates)
-        mixed = self._vectors[:, len(self._vectors) - m :] @ coordinates.flip(0).numpy()
-        return torch.from_numpy(self._reflect(mixed, "N"))
+        columns = self._vectors[:, len(self._vectors) - m :] @ coordinates.flip(0).numpy()
+        if self._reflections is not None:
+            columns = self._reflections.apply(columns)
+        return torch.from_numpy(columns)
 
-    def _reflect(self, columns: Matrix, transposed: str) -> Matrix:
-        if self._reflections is None:
-            return columns
-        vectors, scales = self._reflections
+
+@dataclass(frozen=True, eq=False)
+class FeatureSpectra:
+    """Of the centred and of the uncentred second moments of one layer's features."""
+
+    centred: Spectrum
+    """Of S, the covariance."""
+    uncentred: Spectrum
+    """Of S + mean meanᵀ."""
+
+
+def spectrum(matrix: Tensor) -> Spectrum:
+    """Eigendecomposition of a symmetric (d, d) float64 matrix, largest first."""
+    values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
+    return Spectrum(_descending(values), vectors)
+
+
+def feature_spectra(covariance: Tensor, mean: Tensor) -> FeatureSpectra:
+    """Spectra of S (d, d) and of S + mean meanᵀ, float64, for little more than the price of one.
+
+    A first reflection turns the mean into the first axis, and the reflections that make S tridiagonal
+    leave that axis alone: in their basis mean meanᵀ only adds |mean|² to the first diagonal entry.
+    """
+    if len(mean) <= _SMALL:
+        return FeatureSpectra(spectrum(covariance), spectrum(covariance + torch.outer(mean, mean)))
+    diagonal, beside, reflections = _tridiagonal(covariance.numpy(), mean.numpy())
+    raised = diagonal.copy()
+    raised[0] += float(mean @ mean)
+    return FeatureSpectra(
+        *(Spectrum(*_of_tridiagonal(entries, beside), reflections) for entries in (diagonal, raised))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Reflections:
+    """An orthogonal matrix as LAPACK's Householder reflections, after one of our own."""
+
+    axis: Matrix
+    """(d,) unit normal of the first reflection."""
+    vectors: Matrix
+    """(d - 1, d - 1) LAPACK's, which leave the first coordinate alone."""
+    scales: Matrix
+
+    def apply(self, columns: Matrix) -> Matrix:
+        """The matrix times columns (d, k)."""
+        return self._mirror(self._turn(columns, "N"))
+
+    def undo(self, columns: Matrix) -> Matrix:
+        """Its transpose times columns (d, k)."""
+        return self._turn(self._mirror(columns), "T")
+
+    def _mirror(self, columns: Matrix) -> Matrix:
+        return columns - 2 * np.outer(self.axis, self.axis @ columns)
+
+    def _turn(self, columns: Matrix, transposed: str) -> Matrix:
+        workspace = 64 * columns.shape[1]
         below, _, info = lapack.dormqr(
-            "L", transposed, vectors, scales, columns[1:], lwork=64 * columns.shape[1]
+            "L", transposed, self.vectors, self.scales, columns[1:], lwork=workspace
         )
         assert info == 0, "dormqr refuses only arguments that are out of range"
         return np.concatenate([columns[:1], below])
 
 
-def spectrum(matrix: Tensor) -> Spectrum:
-    """Eigendecomposition of a symmetric (d, d) float64 matrix, largest first."""
-    d = len(matrix)
-    if d <= _SMALL:
-        values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
-        return Spectrum(_descending(values), vectors)
-    workspace = int(lapack.dsytrd_lwork(d, lower=1)[0])
-    reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix.numpy(), lower=1, lwork=workspace)
+def _tridiagonal(matrix: Matrix, mean: Matrix) -> tuple[Matrix, Matrix, _Reflections]:
+    """Diagonal, subdiagonal, and the reflections that bring `mean` to the first axis and `matrix` there."""
+    axis = mean.copy()
+    axis[0] += np.copysign(np.linalg.norm(mean), mean[0])
+    length = np.linalg.norm(axis)
+    axis = axis / length if length > 0 else axis
+    image = matrix @ axis
+    crossed = 2 * (image - (axis @ image) * axis)
+    mirrored = blas.dsyr2(-1.0, axis, crossed, a=np.asfortranarray(matrix), lower=1)
+    workspace = int(lapack.dsytrd_lwork(len(matrix), lower=1)[0])
+    reduced, diagonal, beside, scales, _ = lapack.dsytrd(mirrored, lower=1, lwork=workspace, overwrite_a=1)
+    vectors = np.asfortranarray(reduced[1:, :-1])
+    return diagonal, beside, _Reflections(axis, vectors, scales)
+
+
+def _of_tridiagonal(diagonal: Matrix, beside: Matrix) -> tuple[Tensor, Matrix]:
     values, vectors, info = lapack.dstevd(diagonal, beside)
-    if info != 0:  # divide and conquer did not converge, which a plain QR iteration hardly ever fails at
+    if info != 0:  # divide and conquer may fail to converge where plain QR iteration does not
         values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
-    householder = np.asfortranarray(reflected[1:, :-1])
-    return Spectrum(_descending(values), vectors, (householder, scales))
+    return _descending(values), vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from nrc_probe.metrics import (
     target_rank,
 )
 from nrc_probe.moments import MomentAccumulator
-from nrc_probe.spectra import spectrum, weight_spectrum
+from nrc_probe.spectra import feature_spectra, spectrum, weight_spectrum
 
 RCOND = 1e-3
 
@@ -33,9 +33,13 @@ def moments_of(H, Y, batch=64, precision="exact"):
     return total.finish()
 
 
+def spectra_of(moments):
+    return feature_spectra(moments.feature_covariance, moments.mean_h)
+
+
 def score(H, Y, W, r, rcond=RCOND, batch=64):
     moments = moments_of(H, Y, batch)
-    return score_layer(moments, spectrum(moments.feature_covariance), torch.from_numpy(W), r, rcond)
+    return score_layer(moments, spectra_of(moments), torch.from_numpy(W), r, rcond)
 
 
 def case(n=200, d=12, t=3, out=9, seed=0, mean=0.0, scale=None):
@@ -256,7 +260,7 @@ def test_a_zero_weight_has_no_alignment():
 def test_features_without_a_weight_keep_every_other_score():
     H, Y, W = case()
     moments = moments_of(H, Y)
-    got = score_layer(moments, spectrum(moments.feature_covariance), None, 3, RCOND)
+    got = score_layer(moments, spectra_of(moments), None, 3, RCOND)
     assert math.isnan(got.nrc3)
     assert math.isnan(got.stable_rank_weight)
     assert got.nrc1 == score(H, Y, W, 3).nrc1
@@ -368,21 +372,36 @@ def test_large_weights_take_the_squared_path_and_give_the_same_directions():
     np.testing.assert_allclose(np.abs(np.diag(got.directions.numpy()[:, :4].T @ Vt[:4].T)), 1, atol=1e-9)
 
 
-@pytest.mark.parametrize("d", [1, 2, 5, 129, 200])
-def test_a_spectrum_rebuilds_its_matrix(d):
+def covariance_and_mean(d, mean):
     A = np.random.default_rng(d).standard_normal((d, d + 3))
-    S = torch.from_numpy(A @ A.T)
-    got = spectrum(S)
-    U = got.directions(d)
-    torch.testing.assert_close((U * got.values) @ U.T, S, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(U.T @ U, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-11)
-    assert bool((got.values.diff() <= 0).all())
+    return torch.from_numpy(A @ A.T), torch.from_numpy(A[:, 0] * mean)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("d", [1, 2, 5, 129, 200])
+def test_spectra_rebuild_the_matrix_with_and_without_the_mean(d, mean):
+    S, m = covariance_and_mean(d, mean)
+    got = feature_spectra(S, m)
+    for found, matrix in ((got.centred, S), (got.uncentred, S + torch.outer(m, m))):
+        U = found.directions(d)
+        scale = float(matrix.abs().max())
+        torch.testing.assert_close((U * found.values) @ U.T, matrix, rtol=1e-10, atol=1e-12 * scale)
+        torch.testing.assert_close(U.T @ U, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-11)
+        assert bool((found.values.diff() <= 0).all())
+
+
+def test_spectra_of_a_mean_along_one_axis_or_of_equal_variances_are_found():
+    d = 150
+    for m in (torch.eye(d, dtype=torch.float64)[0], -torch.eye(d, dtype=torch.float64)[3] * 2):
+        got = feature_spectra(torch.eye(d, dtype=torch.float64), m)
+        assert got.centred.values.numpy() == pytest.approx(np.ones(d))
+        assert float(got.uncentred.values[0]) == pytest.approx(1 + float(m @ m))
 
 
 @pytest.mark.parametrize("d", [7, 150])
 def test_a_spectrum_multiplies_by_its_directions_without_writing_them_out(d):
-    A = np.random.default_rng(d).standard_normal((d, d + 3))
-    got, columns = spectrum(torch.from_numpy(A @ A.T)), torch.from_numpy(A[:, :4].copy())
+    S, m = covariance_and_mean(d, 2.0)
+    got, columns = feature_spectra(S, m).uncentred, S[:, :4].clone()
     U = got.directions(d)
     torch.testing.assert_close(got.coordinates(columns), U.T @ columns)
     torch.testing.assert_close(got.combine(columns[:3]), U[:, :3] @ columns[:3])
