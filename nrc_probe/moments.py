@@ -135,17 +135,16 @@ class MomentAccumulator:
         rows = self._room_for(len(features))
         torch.sub(features, shift[:d], out=rows[:, :d])
         torch.sub(targets, shift[d:], out=rows[:, d:both])
-        rows[:, both] = 1
         if rows.dtype == self._products.dtype:
             add_upper_product(rows, self._products)
         else:
             product = torch.zeros_like(self._products, dtype=rows.dtype)
             add_upper_product(rows, product)
-            self._products += product
+            self._products += product  # in float64: float32 sums would lose what the products kept
 
     def _room_for(self, rows: int) -> Tensor:
         if len(self._buffer) < rows:
-            self._buffer = self._buffer.new_empty(rows, self._buffer.shape[1])
+            self._buffer = self._buffer.new_ones(rows, self._buffer.shape[1])
         return self._buffer[:rows]
 
 
