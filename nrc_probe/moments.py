@@ -108,7 +108,8 @@ class MomentAccumulator:
         """Take in one batch: features (n, d) of any float type, targets (n, t)."""
         if self._shift is None:
             means = (part.mean(0, dtype=torch.float64) for part in (features, targets))
-            self._shift = torch.cat(tuple(means))
+            # rounded to the products' type: any shift is exact as long as it is the same throughout
+            self._shift = torch.cat(tuple(means)).to(self._buffer.dtype)
         for start in range(0, len(features), _ROWS):
             self._add(features[start : start + _ROWS], targets[start : start + _ROWS], self._shift)
         self.n += len(features)
@@ -120,7 +121,7 @@ class MomentAccumulator:
         offset = upper[:both, both] / self.n
         scatter = upper[:both, :both] + torch.triu(upper[:both, :both], 1).T
         scatter = (scatter - self.n * torch.outer(offset, offset)).cpu()
-        mean = (self._shift + offset).cpu()
+        mean = (self._shift.double() + offset).cpu()
         return Moments(
             n=self.n,
             mean_h=mean[:d],
