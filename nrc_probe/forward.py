@@ -22,7 +22,7 @@ Advance = Callable[[int, int | None], None]
 """Called after every batch: rows done, rows in all (None where unknown)."""
 _BATCH_ELEMENTS = 2**19
 """Input elements a batch aims at: wide inputs, such as images, make wide activations."""
-_BATCH_ROWS = (16, 1024)
+_BATCH_ROWS = (16, 2048)
 """The batch size is kept between these."""
 
 

@@ -296,7 +296,7 @@ def score_layer(
         eigengap_weight=_gap(W.values, r),
         stable_rank_features=stable_rank(features.values),
         stable_rank_covariance=stable_rank(features.values.square()),
-        stable_rank_weight=_weight_stable_rank(weight, W),
+        stable_rank_weight=W.stable_rank,
         effective_rank=effective_rank(features.values),
     )
     return replace(
@@ -319,7 +319,7 @@ def _without_rounding(moments: Moments, features: Spectrum) -> tuple[Spectrum, T
 
 def _no_weight(width: int) -> WeightSpectrum:
     wide = torch.float64
-    return WeightSpectrum(torch.empty(0, dtype=wide), torch.empty(width, 0, dtype=wide), 0.0)
+    return WeightSpectrum(torch.empty(0, dtype=wide), torch.empty(width, 0, dtype=wide), 0.0, math.nan)
 
 
 def _alignment(features: Spectrum, W: WeightSpectrum, r: int, weight_rank: int) -> tuple[float, float, float]:
@@ -330,12 +330,6 @@ def _alignment(features: Spectrum, W: WeightSpectrum, r: int, weight_rank: int) 
     cosines = principal_cosines(U, V)
     sines = (1 - cosines.square()).sqrt()
     return float(cosines.mean()), float(sines.mean()), random_alignment(len(U), r, weight_rank)
-
-
-def _weight_stable_rank(weight: Tensor | None, W: WeightSpectrum) -> float:
-    if weight is None:
-        return math.nan
-    return _ratio(float(weight.double().square().sum()), float(W.values[0]) ** 2)
 
 
 def _gap(values: Tensor, r: int) -> float:

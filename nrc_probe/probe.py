@@ -235,7 +235,7 @@ def _layer_facts(layer: Layer) -> LayerFacts:
         out=layer.out,
         weight_shape=tuple(layer.module.weight.shape),  # type: ignore[arg-type]
         weight_rank=spectrum_of_weight.rank,
-        stable_rank_weight=stable_rank(spectrum_of_weight.values.square()),
+        stable_rank_weight=spectrum_of_weight.stable_rank,
     )
 
 

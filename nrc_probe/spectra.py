@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +154,8 @@ class WeightSpectrum:
     """(d, k) right singular vectors."""
     tolerance: float
     """Singular values at or below this are rounding of the largest."""
+    stable_rank: float
+    """||W||_F² / ||W||_2², of all singular values; nan for a zero weight."""
 
     @property
     def rank(self) -> int:
@@ -165,13 +168,20 @@ def weight_spectrum(weight: Tensor, rank: int) -> WeightSpectrum:
     # Half precision trains in float32 or rounds at random: its own epsilon would drown every value.
     eps = min(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps)
     W = weight.double()
+    scale = float(W.abs().max()) or 1.0
+    W = W / scale  # so that no square overflows
     small = min(W.shape)
     if small <= max(_SMALL, rank):
         _, values, right = torch.linalg.svd(W, full_matrices=False)
         directions = right.T
     else:
         values, directions = _leading_of_gram(W.numpy(), min(rank + 1, small))
-    return WeightSpectrum(values, directions, float(values[0]) * max(W.shape) * eps)
+    return WeightSpectrum(
+        values=values * scale,
+        directions=directions,
+        tolerance=float(values[0]) * scale * max(W.shape) * eps,
+        stable_rank=float(W.square().sum()) / float(values[0]) ** 2 if values[0] > 0 else math.nan,
+    )
 
 
 def _leading_of_gram(W: Matrix, count: int) -> tuple[Tensor, Tensor]:

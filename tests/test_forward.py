@@ -47,7 +47,7 @@ def pair(n=10, t=2, d=3):
 
 @pytest.mark.parametrize(
     ("shape", "rows"),
-    [((11,), 1024), ((3, 32, 32), 170), ((3, 224, 224), 16), ((2**20,), 16), (None, 1024)],
+    [((11,), 2048), ((3, 32, 32), 170), ((3, 224, 224), 16), ((2**20,), 16), (None, 2048)],
 )
 def test_batches_hold_many_vectors_and_few_images(shape, rows):
     assert default_batch_size(shape) == rows

@@ -405,3 +405,13 @@ def test_a_spectrum_multiplies_by_its_directions_without_writing_them_out(d):
     U = got.directions(d)
     torch.testing.assert_close(got.coordinates(columns), U.T @ columns)
     torch.testing.assert_close(got.combine(columns[:3]), U[:, :3] @ columns[:3])
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200, 1e300])
+@pytest.mark.parametrize("shape", [(9, 12), (150, 140)])
+def test_the_scale_of_a_weight_never_overflows(shape, scale):
+    W = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    plain, scaled = weight_spectrum(W, 3), weight_spectrum(W * scale, 3)
+    assert scaled.stable_rank == pytest.approx(plain.stable_rank, rel=1e-9)
+    assert scaled.values.numpy() / scale == pytest.approx(plain.values.numpy(), rel=1e-9)
+    assert scaled.rank == plain.rank

@@ -134,7 +134,7 @@ _FOREIGN = (
 def _require_file(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(
-            "expected a checkpoint file, got a folder; name a file in it, or use 'nrc-probe batch'"
+            "expected a checkpoint file, got a folder; name a file in it"
         )
     if not path.exists():
         raise CheckpointError("there is no such file")
