@@ -133,9 +133,7 @@ _FOREIGN = (
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        raise CheckpointError(
-            "expected a checkpoint file, got a folder; name a file in it"
-        )
+        raise CheckpointError("expected a checkpoint file, got a folder; name a file in it")
     if not path.exists():
         raise CheckpointError("there is no such file")
     if not path.is_file():

@@ -3,8 +3,9 @@
     python tests/benchmarks/against_forward.py --rows 20000 --width 512 --depth 8
 
 Both sides run the same batches through the same network; the analysis adds all layers' moments,
-decompositions and scores. Rounds alternate, so that a noisy machine disturbs both alike; the figure
-is the median over rounds of the ratio within a round.
+decompositions and scores. `bound` is the forward pass with the products alone: what is inevitable.
+Rounds alternate, so that a noisy machine disturbs all alike; the figure is the median over rounds of
+the ratio within a round.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import nn  # noqa: E402
 
 import nrc_probe  # noqa: E402
 from nrc_probe.forward import default_batch_size  # noqa: E402
+from nrc_probe.moments import add_upper_product  # noqa: E402
 
 
 def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -33,6 +35,23 @@ def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     for d, out in pairwise(widths):
         steps += [nn.Linear(d, out, bias=False), nn.ReLU()]
     return nn.Sequential(*steps[:-1])
+
+
+def bound(model: nn.Module, x: torch.Tensor, width: int) -> Callable[[], object]:
+    """The forward pass and, for every wide layer, one float64 symmetric product: what is inevitable."""
+    batch = default_batch_size((x.shape[1],))
+    wide = sum(isinstance(m, nn.Linear) and m.in_features == width for m in model.modules())
+    rows = torch.randn(batch, width, dtype=torch.float64)
+    total = torch.zeros(width, width, dtype=torch.float64)
+
+    @torch.no_grad()
+    def run() -> None:
+        for part in x.split(batch):
+            model(part)
+            for _ in range(wide):
+                add_upper_product(rows[: len(part)], total)
+
+    return run
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -69,6 +88,8 @@ def main() -> None:
         return lambda: nrc_probe.analyze(model, (x, y), precision=precision, device=asked.device)
 
     sides = {"exact": analysis("exact"), "fast": analysis("fast")}
+    if device.type == "cpu":
+        sides["bound"] = bound(model, x, asked.width)
     ratios: dict[str, list[float]] = {name: [] for name in sides}
     for round_number in range(asked.rounds + 1):
         bare = seconds(forward)
