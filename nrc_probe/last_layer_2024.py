@@ -36,7 +36,7 @@ def last_layer_2024(moments: Moments, features: Spectrum, weight: Tensor) -> Las
     energy = moments.feature_covariance + torch.outer(moments.mean_h, moments.mean_h)
     row_space = weight_spectrum(weight, min(W.shape))
     return LastLayer2024(
-        nrc1=_energy_outside(energy, features.directions(moments.target_dim)),
+        nrc1=_energy_outside(energy, features.directions(min(moments.target_dim, moments.width))),
         nrc2=_energy_outside(energy, row_space.directions[:, : row_space.rank]),
         nrc3=_gram_distance(W, moments.target_covariance),
     )

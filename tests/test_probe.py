@@ -664,3 +664,13 @@ def test_a_value_that_is_not_finite_is_placed_also_in_a_later_batch():
     assert [layer.name for layer in result.layers] == ["a"]
     (skipped,) = result.skipped
     assert skipped.reason == "its input is not finite (first at row 41, position 2)"
+
+
+@pytest.mark.parametrize(("width", "t"), [(1, 2), (64, 300), (150, 300)])
+def test_a_last_layer_narrower_than_the_targets_is_scored(width, t):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, t))
+    x = torch.randn(400, 4)
+    result = nrc_probe.analyze(model, (x, torch.randn(400, t)))
+    assert result.layers[-1].rank == width
+    assert result.last_layer_2024.nrc1 == pytest.approx(0, abs=1e-9)
