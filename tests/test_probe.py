@@ -671,6 +671,6 @@ def test_a_last_layer_narrower_than_the_targets_is_scored(width, t):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, t))
     x = torch.randn(400, 4)
-    result = nrc_probe.analyze(model, (x, torch.randn(400, t)))
+    result = analyze(model, (x, torch.randn(400, t)))
     assert result.layers[-1].rank == width
     assert result.last_layer_2024.nrc1 == pytest.approx(0, abs=1e-9)
