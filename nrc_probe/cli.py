@@ -153,7 +153,16 @@ def _output_targets(
         targets[path] = forms[form]
         if path != Path("-"):
             check_writable(path)
+            _spare_other_files(path, form)
     return targets
+
+
+def _spare_other_files(path: Path, form: str) -> None:
+    """Raise OutputError where an output would replace a file of another kind, an input perhaps."""
+    if path.is_file() and path.suffix != form:
+        raise OutputError(
+            f"cannot write '{path}': it exists and is no {form} file (name another, or remove it)"
+        )
 
 
 def _spare_what_was_read(targets: Iterable[Path], result: Result) -> None:

@@ -61,7 +61,7 @@ def read_config(path: Path, *, trusted: bool) -> Config:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
@@ -80,7 +80,7 @@ def read_metadata(checkpoint: Checkpoint, *, trusted: bool) -> Config:
     place = f"{checkpoint.path}, metadata '{METADATA_KEY}'"
     try:
         tables = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: not valid JSON: {error}") from error
     said = _without_none(_table(tables, place, "the whole"))
     kept = {name: said[name] for name in said if name in ("model", "data", "heldout")}

@@ -33,7 +33,7 @@ def load_factory(reference: str, *, trusted: bool, folder: Path | None) -> Calla
     with _import_path([Path.cwd(), *([folder] if folder else [])]):
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # the user's module may fail in any way: name it and go on
+        except (Exception, SystemExit) as error:  # the user's module may fail in any way: name it and go on
             raise ConfigError(
                 f"'{reference}': importing {module_name} failed ({type(error).__name__}: {error})"
             ) from error

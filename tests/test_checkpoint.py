@@ -758,6 +758,16 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert refusal(index) == "shard 'b.safetensors': is missing; copy it beside the index"
 
 
+def test_a_tensor_that_the_index_forgets_is_named_not_dropped(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    said = json.loads(index.read_text())
+    forgotten = next(name for name, place in said["weight_map"].items() if place == "b.safetensors")
+    others = {n: p for n, p in said["weight_map"].items() if n != forgotten}
+    others |= {} if "b.safetensors" in others.values() else {"x": "b.safetensors"}
+    index.write_text(json.dumps({**said, "weight_map": others}))
+    assert f"shard 'b.safetensors': holds tensor '{forgotten}'" in refusal(index)
+
+
 def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     index = sharded(tmp_path)
     shard = tmp_path / "b.safetensors"

@@ -405,8 +405,10 @@ WRONG_OPTIONS = {
     "output folder": (["-o", "no/r.json"], ["cannot write 'no/r.json'", "no folder 'no'"]),
     "output is one": (["--json", "."], ["cannot write '.'", "it is a folder"]),
     "long output": (["-o", f"{'a' * 300}.json"], ["cannot write 'aaa", "File name too long"]),
-    "output is data": (["--csv", "data.npz"], ["cannot write 'data.npz': it was read"]),
-    "output is net": (["--csv", "./net.pth"], ["cannot write 'net.pth': it was read"]),
+    "output is data": (["--csv", "data.npz"], ["cannot write 'data.npz'", "it exists and is no .csv file"]),
+    "output is net": (["--csv", "./net.pth"], ["cannot write 'net.pth'", "it exists and is no .csv file"]),
+    "model exits": (["--model", "sys:exit"], ["net.pth: sys:exit() failed: SystemExit"]),
+    "activation list": (["--model-option", 'activation=["relu"]'], ["unknown activation '['relu']'"]),
 }
 
 
@@ -589,3 +591,38 @@ def test_a_file_name_that_is_not_unicode_is_written_out(folder: Path, run: Calla
     assert (done.code, done.err) == (0, "")
     assert "checkpoint net\\udcff.pth\n" in done.out
     assert json.loads((folder / "r.json").read_text())["checkpoint"]["path"] == name
+
+
+@pytest.mark.parametrize("name", ["nrc-probe.toml", "statistics.npz", "shard.safetensors", "factory.py"])
+def test_an_output_never_replaces_a_file_of_another_kind(
+    name: str, folder: Path, run: Callable[..., Run]
+) -> None:
+    (folder / name).write_text("", encoding="utf-8")
+    for option, form in (("--json", ".json"), ("--csv", ".csv")):
+        done = run("analyze", "net.pth", "--data", "data.npz", option, name)
+        done.fails(1, f"cannot write '{name}': it exists and is no {form} file")
+    assert (folder / name).read_text(encoding="utf-8") == ""
+
+
+def test_an_output_never_replaces_data_of_its_own_kind(folder: Path, run: Callable[..., Run]) -> None:
+    with np.load(folder / "data.npz") as arrays:
+        table = np.hstack([arrays["x"], arrays["y"]])
+        columns = ["--inputs", f"0:{arrays['x'].shape[1]}", "--targets", f"{arrays['x'].shape[1]}:"]
+    np.savetxt(folder / "rows.csv", table, delimiter=",")
+    before = (folder / "rows.csv").read_bytes()
+    done = run("analyze", "net.pth", "--data", "rows.csv", *columns, "--csv", "rows.csv")
+    done.fails(1, "cannot write 'rows.csv': it was read")
+    assert (folder / "rows.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_data_code_that_exits_is_an_error(run: Callable[..., Run]) -> None:
+    run("analyze", "net.pth", "--data", "sys:exit").fails(1, "sys:exit failed (SystemExit")
+
+
+@pytest.mark.parametrize("nested", ["a = " + "[" * 100_000, "a = " + "9" * 5000])
+def test_a_configuration_too_deep_or_long_to_read_is_an_error(
+    nested: str, folder: Path, run: Callable[..., Run]
+) -> None:
+    (folder / "nrc-probe.toml").write_text(nested, encoding="utf-8")
+    run("analyze", "net.pth").fails(1, "nrc-probe.toml: not valid TOML")

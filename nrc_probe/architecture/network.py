@@ -121,7 +121,7 @@ def _activation(family: str, options: Mapping[str, object]) -> str | None:
     for option in options.keys() - {"activation"}:
         raise ArchitectureError(f"'{family}' takes no option '{option}'; known: activation")
     wanted = options.get("activation")
-    if wanted is not None and wanted not in ACTIVATIONS:
+    if wanted is not None and not (isinstance(wanted, str) and wanted in ACTIVATIONS):
         raise ArchitectureError(f"unknown activation '{wanted}'; known: {', '.join(ACTIVATIONS)}")
     return None if wanted is None else str(wanted)
 
@@ -197,11 +197,11 @@ def _one_line(call: str) -> Iterator[None]:
     """Turn whatever code from outside raises into an ArchitectureError."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArchitectureError(f"{call} failed: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

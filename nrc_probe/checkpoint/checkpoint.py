@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from pickle import UnpicklingError
@@ -267,7 +267,7 @@ def _read_shards(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[Pa
     metadata: dict[str, str] = {}
     for shard in shards:
         wanted = [name for name, place in places.items() if place == shard]
-        held, said = _read_shard(path.parent / shard, wanted)
+        held, said = _read_shard(path.parent / shard, wanted, places)
         tensors |= held
         metadata |= said
     own = index.get("metadata")
@@ -304,7 +304,10 @@ def _weight_map(index: Mapping[str, object]) -> dict[str, str]:
     return places
 
 
-def _read_shard(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_shard(
+    path: Path, wanted: Iterable[str], placed: Container[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The `wanted` tensors and the metadata of one shard, all of whose tensors must be `placed`."""
     try:
         if not path.is_file():
             raise CheckpointError("is missing; copy it beside the index")
@@ -314,6 +317,9 @@ def _read_shard(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Tensor], d
         absent = next((name for name in wanted if name not in tensors), None)
         if absent is not None:
             raise CheckpointError(f"lacks tensor '{absent}', which the index places there")
+        forgotten = next((name for name in tensors if name not in placed), None)
+        if forgotten is not None:
+            raise CheckpointError(f"holds tensor '{forgotten}', which the index places nowhere")
     except CheckpointError as error:
         raise CheckpointError(f"shard '{path.name}': {error}") from error.__cause__
     return {name: tensors[name] for name in wanted}, metadata

@@ -225,7 +225,7 @@ def _call_factory(spec: DataSpec) -> object:
     function = load_factory(str(spec.path), trusted=spec.trusted, folder=spec.folder)
     try:
         return function(**spec.options)
-    except Exception as error:  # the user's function may fail in any way
+    except (Exception, SystemExit) as error:  # the user's function may fail in any way
         raise DataError(f"{spec.path} failed ({type(error).__name__}: {error})") from error
 
 

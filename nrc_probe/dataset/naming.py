@@ -108,15 +108,15 @@ def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:
 def _one_part(part: str, table: Table, place: str) -> tuple[int, ...]:
     if part in table.names:
         return (table.names.index(part),)
-    span = re.fullmatch(r"(-?\d+)?(:)?(-?\d+)?", part)
+    span = re.fullmatch(r"(-?\d+)|(-?\d+)?(:)(-?\d+)?", part)
     if span is None or not part:
         raise DataError(f"{place}: has no column '{part}'; it has {_columns_there(table)}")
     columns = range(table.width)
-    bounds = [int(bound) for bound in (span[1], span[3]) if bound is not None]
+    bounds = [int(bound) for bound in (span[1], span[2], span[4]) if bound is not None]
     if any(not -table.width <= bound <= table.width for bound in bounds):
         raise DataError(f"{place}: columns '{part}' are not there; it has {_columns_there(table)}")
-    if span[2]:
-        found = columns[slice(*(int(bound) if bound else None for bound in (span[1], span[3])))]
+    if span[3]:
+        found = columns[slice(*(int(bound) if bound else None for bound in (span[2], span[4])))]
     else:
         found = columns[int(part) :][:1] if int(part) < table.width else range(0)
     if not found:
