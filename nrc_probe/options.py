@@ -65,7 +65,7 @@ data_options = _stack(
     click.option(
         "--inputs",
         metavar="NAME",
-        help='Array or column names, or ranges such as "0:8". Default: guessed.',
+        help='Array name, or columns: "a,b", "0:8", "0,2,5:7". Default: guessed.',
     ),
     click.option("--targets", metavar="NAME", help="As --inputs."),
     click.option(
@@ -91,7 +91,12 @@ data_options = _stack(
 
 score_options = _stack(
     click.option("--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."),
-    click.option("--rcond", type=float, metavar="X", help="Cutoff of NRC4's least squares. Default: 1e-3."),
+    click.option(
+        "--rcond",
+        type=float,
+        metavar="X",
+        help="Cutoff of NRC4's least squares, on the features' singular values. Default: 1e-3.",
+    ),
     click.option(
         "--pooling",
         type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),

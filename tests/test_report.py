@@ -329,7 +329,8 @@ def test_an_undefined_last_layer_is_said_so() -> None:
 
 
 def test_the_first_layer_with_a_linear_map_as_good_as_the_network_is_named() -> None:
-    text = read(a_layer("a", nrc4_ratio=3.0), a_layer("b", nrc4_ratio=1.234))
+    last = a_layer("c", nrc4_ratio=1.0)
+    text = read(a_layer("a", nrc4_ratio=3.0), a_layer("b", nrc4_ratio=1.234), last)
     assert "A linear map of b's input already predicts with 1.23 times the network's" in text
     none = read(a_layer("a", nrc4_ratio=3.0))
     assert "No layer's linear probe comes within 1.5 times the network's own error." in none
@@ -422,3 +423,20 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     assert "30/100" in stream.getvalue()
     assert "held-out data" in stream.getvalue()
     assert stream.getvalue().endswith("\x1b[2K")
+
+
+def test_a_reading_of_some_layers_claims_nothing_about_the_others() -> None:
+    left_out = (Skipped("head", "Linear", "excluded by 'head'"),)
+    apart = "This says nothing about the 1 layer that was not scored."
+    collapsed = reading(a_result(a_layer("a", 0.5), a_layer("b", 0.1), skipped=left_out))
+    assert "From b on (1 of 2 scored layers)" in collapsed
+    assert apart in collapsed
+    spread = reading(a_result(a_layer("a", 0.5), a_layer("b", 0.5), skipped=left_out * 2))
+    assert spread.startswith("No collapse up to the last scored layer")
+    assert "the 2 layers that were not scored" in spread
+    assert "not scored" not in reading(a_result(a_layer("a", 0.5), a_layer("b", 0.1)))
+
+
+def test_a_linear_map_of_the_last_input_is_not_called_early() -> None:
+    result = a_result(a_layer("a", 0.5, nrc4_ratio=9.0), a_layer("b", 0.1, nrc4_ratio=1.0))
+    assert "A linear map of b's input predicts with" in reading(result)

@@ -19,25 +19,38 @@ def _where(result: Result) -> Iterator[str]:
     layers = result.layers
     first = result.first_collapsed_layer
     if first is None:
-        yield _not_collapsed(layers, result.settings.thresholds.nrc1)
+        yield _not_collapsed(layers, result.settings.thresholds.nrc1, _scored(result))
+        yield from _unscored(result)
         return
     tail = layers[[layer.name for layer in layers].index(first) :]
     limit = f"{100 * result.settings.thresholds.nrc1:g}%"
     met = [layer for layer in tail if all(layer.conditions.values())]
     yield (
-        f"From {first} on ({len(tail)} of {_layers(len(layers))}), at most {limit} of the feature "
-        f"variance lies outside {_directions(tail)}; {_all_four(met, tail)}."
+        f"From {first} on ({len(tail)} of {_count(len(layers), _scored(result))}), "
+        f"at most {limit} of the feature variance lies outside {_directions(tail)}; {_all_four(met, tail)}."
     )
     trivial = [layer.name for layer in tail if layer.rank >= layer.width]
     if trivial:
         yield f"NRC1 cannot fail in {_some(trivial)}: no wider than the signal."
+    yield from _unscored(result)
 
 
-def _not_collapsed(layers: Sequence[LayerResult], limit: float) -> str:
+def _scored(result: Result) -> str:
+    """What a layer is called here: with some left out, "the last layer" would claim too much."""
+    return "scored layer" if result.skipped else "layer"
+
+
+def _unscored(result: Result) -> Iterator[str]:
+    if result.skipped:
+        were = "was" if len(result.skipped) == 1 else "were"
+        yield f"This says nothing about the {_count(len(result.skipped), 'layer')} that {were} not scored."
+
+
+def _not_collapsed(layers: Sequence[LayerResult], limit: float, kind: str) -> str:
     last = layers[-1]
     before = [layer.name for layer in layers if layer.conditions["nrc1"]]
-    held = f"NRC1 holds in {_some(before)}, but not up to the last layer" if before else ""
-    head = held or "No collapse up to the last layer"
+    held = f"NRC1 holds in {_some(before)}, but not up to the last {kind}" if before else ""
+    head = held or f"No collapse up to the last {kind}"
     if math.isnan(last.nrc1):
         return f"{head}: NRC1 is undefined in {last.name}."
     share = f"{100 * last.nrc1:.3g}%" if last.nrc1 > 1.01 * limit else f"{100 * last.nrc1:.6g}%"
@@ -55,8 +68,8 @@ def _directions(layers: Sequence[LayerResult]) -> str:
     return "the top direction" if rank == 1 else f"the top {rank} directions"
 
 
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"
+def _count(count: int, kind: str) -> str:
+    return f"1 {kind}" if count == 1 else f"{count} {kind}s"
 
 
 def _all_four(met: Sequence[LayerResult], tail: Sequence[LayerResult]) -> str:
@@ -83,8 +96,9 @@ def _linearity(result: Result) -> Iterator[str]:
     if linear is None:
         yield f"No layer's linear probe comes within {limit:g} times the network's own error."
     else:
+        already = "" if linear is result.layers[-1] else "already "
         yield (
-            f"A linear map of {linear.name}'s input already predicts with "
+            f"A linear map of {linear.name}'s input {already}predicts with "
             f"{linear.nrc4_ratio:.3g} times the network's own error."
         )
 
