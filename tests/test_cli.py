@@ -626,3 +626,29 @@ def test_a_configuration_too_deep_or_long_to_read_is_an_error(
 ) -> None:
     (folder / "nrc-probe.toml").write_text(nested, encoding="utf-8")
     run("analyze", "net.pth").fails(1, "nrc-probe.toml: not valid TOML")
+
+
+POOLS = """
+import sys
+from nrc_probe.cli import main
+from nrc_probe.pools import pools_sleep
+sys.argv = ["nrc-probe", "layers", "net.pth"]
+try:
+    main()
+except SystemExit as stopped:
+    assert stopped.code == 0
+assert "torch" in sys.modules
+assert pools_sleep()
+"""
+
+
+def test_the_command_line_tells_both_thread_pools_to_sleep_before_they_are_loaded(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", POOLS],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
