@@ -22,7 +22,7 @@ from nrc_probe.options import (
     score_options,
 )
 from nrc_probe.plain import printable
-from nrc_probe.pools import let_pools_sleep
+from nrc_probe.pools import keep_blas_to_one_thread
 
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
     from nrc_probe.result import Result
@@ -89,7 +89,7 @@ def layers(checkpoint: Path, **options: Any) -> None:
 
 def main() -> None:
     """Run the command line; the one place where an error becomes a message and an exit code."""
-    let_pools_sleep()
+    keep_blas_to_one_thread()
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

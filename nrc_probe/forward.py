@@ -17,6 +17,7 @@ from nrc_probe.errors import DataError
 from nrc_probe.layers import Layer
 from nrc_probe.metrics import targets_vary
 from nrc_probe.moments import MomentAccumulator, Moments
+from nrc_probe.products import lanes_beside_torch
 
 Advance = Callable[[int, int | None], None]
 """Called after every batch: rows done, rows in all (None where unknown)."""
@@ -85,7 +86,11 @@ def run_pass(
     def consume(layer: Layer, features: Tensor, targets: Tensor) -> None:
         if layer.name not in totals:
             totals[layer.name] = MomentAccumulator(
-                features.shape[1], targets.shape[1], precision=settings.precision, device=sums_on
+                features.shape[1],
+                targets.shape[1],
+                precision=settings.precision,
+                device=sums_on,
+                lane=lanes[len(totals) % len(lanes)],
             )
         totals[layer.name].update(features, targets)
 
@@ -94,7 +99,7 @@ def run_pass(
     batch_size = settings.batch_size or default_batch_size(dataset.input_shape)
     dtype = _float_dtype(model)
     fault: str | None = None
-    with capture.watching():
+    with lanes_beside_torch(sums_on) as lanes, capture.watching():
         for inputs, targets in dataset.batches(batch_size, settings.limit):
             if not len(targets):
                 continue

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg import blas
 from torch import Tensor
 
-from nrc_probe.pools import pools_sleep
+from nrc_probe.products import Lane
 
 EXACT, FAST = "exact", "fast"
 PRECISIONS = (EXACT, FAST)
 _ROWS = 2048
 """Rows that are centred and multiplied at once: bounds the buffer, whatever the batch size."""
-_COLUMN_BLOCKS = 8
-_SMALL = 128
-"""Below this width one whole product is faster than several small ones."""
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: `==` on tensors has no single answer
@@ -92,6 +88,7 @@ class MomentAccumulator:
         *,
         precision: str = EXACT,
         device: torch.device | str = "cpu",
+        lane: Lane | None = None,
     ) -> None:
         self.n = 0
         self._width = width
@@ -101,15 +98,15 @@ class MomentAccumulator:
         size = (self._columns + 1, self._columns + 1)
         self._products = torch.zeros(size, dtype=torch.float64, device=device)
         """Of features, targets and 1, side by side; the upper triangle counts."""
-        dtype = torch.float32 if precision == FAST else torch.float64
-        self._buffer = torch.zeros(0, size[1], dtype=dtype, device=device)
+        self._dtype = torch.float32 if precision == FAST else torch.float64
+        self._lane = lane or Lane()
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Take in one batch: features (n, d) of any float type, targets (n, t)."""
         if self._shift is None:
             means = (part.mean(0, dtype=torch.float64) for part in (features, targets))
             # rounded to the products' type: any shift is exact as long as it is the same throughout
-            self._shift = torch.cat(tuple(means)).to(self._buffer.dtype)
+            self._shift = torch.cat(tuple(means)).to(self._dtype)
         for start in range(0, len(features), _ROWS):
             self._add(features[start : start + _ROWS], targets[start : start + _ROWS], self._shift)
         self.n += len(features)
@@ -117,6 +114,7 @@ class MomentAccumulator:
     def finish(self) -> Moments:
         """The moments of all rows so far, on the CPU. There must be at least one."""
         assert self._shift is not None
+        self._lane.wait()
         upper, d, both = torch.triu(self._products), self._width, self._columns
         offset = upper[:both, both] / self.n
         scatter = upper[:both, :both] + torch.triu(upper[:both, :both], 1).T
@@ -133,44 +131,8 @@ class MomentAccumulator:
 
     def _add(self, features: Tensor, targets: Tensor, shift: Tensor) -> None:
         d, both = self._width, self._columns
-        rows = self._room_for(len(features))
+        rows = self._lane.room(len(features), both + 1, like=shift)
         torch.sub(features, shift[:d], out=rows[:, :d])
         torch.sub(targets, shift[d:], out=rows[:, d:both])
-        if rows.dtype == self._products.dtype:
-            add_upper_product(rows, self._products)
-        else:
-            product = torch.zeros_like(self._products, dtype=rows.dtype)
-            add_upper_product(rows, product)
-            self._products += product  # in float64: float32 sums would lose what the products kept
-
-    def _room_for(self, rows: int) -> Tensor:
-        if len(self._buffer) < rows:
-            self._buffer = self._buffer.new_ones(rows, self._buffer.shape[1])
-        return self._buffer[:rows]
-
-
-def add_upper_product(rows: Tensor, total: Tensor) -> None:
-    """Add the upper triangle of rowsᵀ rows, (w, w), to `total`; the rest of it has no meaning.
-
-    On the CPU by BLAS's symmetric update, which does half the work of a product. Elsewhere, or where
-    BLAS's threads would fight torch's, by block columns, of which eight do nine sixteenths.
-    rows: (n, w), total: (w, w), of one float type, contiguous.
-    """
-    if rows.device.type == "cpu" and (pools_sleep() or torch.get_num_threads() == 1):
-        _add_by_blas(rows, total)
-    else:
-        _add_by_blocks(rows, total)
-
-
-def _add_by_blas(rows: Tensor, total: Tensor) -> None:
-    update = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
-    # BLAS counts by columns: it sees both transposed, and upper as lower.
-    update(1.0, rows.numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=1, lower=1)
-
-
-def _add_by_blocks(rows: Tensor, total: Tensor) -> None:
-    width = rows.shape[1]
-    step = width if width <= _SMALL else -(-width // _COLUMN_BLOCKS)
-    for start in range(0, width, step):
-        stop = min(start + step, width)
-        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        rows[:, both] = 1
+        self._lane.add(rows, self._products)

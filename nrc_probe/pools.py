@@ -1,8 +1,9 @@
 """Two thread pools in one process, OpenBLAS's and torch's OpenMP, that should not fight.
 
 After its work each pool spins for a while, waiting for more, on the cores that the other one needs.
-Where the two take turns, as a forward pass and BLAS products do, that costs more than the work.
-Told to sleep early instead, they share the cores; but both read that once, when they are loaded.
+Where the two take turns, as a forward pass and BLAS products do, that costs more than the work. So the
+command line keeps OpenBLAS to one thread and uses threads of its own; OpenBLAS reads that once, when
+numpy and scipy load it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,16 @@ from __future__ import annotations
 import os
 import sys
 
-_SLEEP_EARLY = {"OPENBLAS_THREAD_TIMEOUT": "14", "GOMP_SPINCOUNT": "1000"}
-_told = False
+_EARLY = {"OPENBLAS_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
 
 
-def let_pools_sleep() -> None:
-    """Tell both pools to sleep early; of no effect once numpy, scipy or torch are imported."""
-    global _told
+def keep_blas_to_one_thread() -> None:
+    """Leave the cores to torch and to us; does nothing once numpy, scipy or torch are imported."""
     if not sys.modules.keys() & {"numpy", "scipy", "torch"}:
-        for name, value in _SLEEP_EARLY.items():
+        for name, value in _EARLY.items():
             os.environ.setdefault(name, value)
-        _told = True
 
 
-def pools_sleep() -> bool:
-    """Whether the pools were told in time, so that they may take turns."""
-    return _told
+def blas_has_one_thread() -> bool:
+    """Whether OpenBLAS was told to keep to one thread."""
+    return os.environ.get("OPENBLAS_NUM_THREADS") == "1"

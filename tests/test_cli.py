@@ -631,18 +631,18 @@ def test_a_configuration_too_deep_or_long_to_read_is_an_error(
 POOLS = """
 import sys
 from nrc_probe.cli import main
-from nrc_probe.pools import pools_sleep
+from nrc_probe.pools import blas_has_one_thread
 sys.argv = ["nrc-probe", "layers", "net.pth"]
 try:
     main()
 except SystemExit as stopped:
     assert stopped.code == 0
 assert "torch" in sys.modules
-assert pools_sleep()
+assert blas_has_one_thread()
 """
 
 
-def test_the_command_line_tells_both_thread_pools_to_sleep_before_they_are_loaded(folder: Path) -> None:
+def test_the_command_line_keeps_blas_to_one_thread_before_it_is_loaded(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", POOLS],
         capture_output=True,

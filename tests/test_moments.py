@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrc_probe import moments
 from nrc_probe.moments import MomentAccumulator, Moments
 
 FIELDS = ("mean_h", "mean_y", "scatter_hh", "scatter_hy", "scatter_yy")
@@ -120,14 +119,3 @@ def test_constant_features_have_no_scatter():
     _, Y = sample(100)
     scatter = accumulate(H, Y, [33]).scatter_hh
     assert float(scatter.abs().max()) < 1e-25
-
-
-@pytest.mark.parametrize("width", [3, 128, 130, 301])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_ways_to_multiply_give_the_upper_triangle(width, dtype):
-    rows = torch.randn(40, width, dtype=dtype)
-    expected = torch.triu(rows.T @ rows + 1)
-    for add in (moments._add_by_blas, moments._add_by_blocks):
-        total = torch.ones(width, width, dtype=dtype)
-        add(rows, total)
-        torch.testing.assert_close(torch.triu(total), expected)

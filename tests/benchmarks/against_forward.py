@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
-from nrc_probe.pools import let_pools_sleep
+from nrc_probe.pools import keep_blas_to_one_thread
 
-let_pools_sleep()  # as the command line does, before torch is imported
+keep_blas_to_one_thread()  # as the command line does, before torch is imported
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import nrc_probe  # noqa: E402
 from nrc_probe.forward import default_batch_size  # noqa: E402
-from nrc_probe.moments import add_upper_product  # noqa: E402
+from nrc_probe.products import lanes_beside_torch  # noqa: E402
 
 
 def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -40,16 +40,17 @@ def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
 def bound(model: nn.Module, x: torch.Tensor, width: int) -> Callable[[], object]:
     """The forward pass and, for every wide layer, one float64 symmetric product: what is inevitable."""
     batch = default_batch_size((x.shape[1],))
-    wide = sum(isinstance(m, nn.Linear) and m.in_features == width for m in model.modules())
+    wide = [m for m in model.modules() if isinstance(m, nn.Linear) and m.in_features == width]
     rows = torch.randn(batch, width, dtype=torch.float64)
-    total = torch.zeros(width, width, dtype=torch.float64)
+    totals = [torch.zeros(width, width, dtype=torch.float64) for _ in wide]
 
     @torch.no_grad()
     def run() -> None:
-        for part in x.split(batch):
-            model(part)
-            for _ in range(wide):
-                add_upper_product(rows[: len(part)], total)
+        with lanes_beside_torch(torch.device("cpu")) as lanes:
+            for part in x.split(batch):
+                model(part)
+                for i, total in enumerate(totals):
+                    lanes[i % len(lanes)].add(rows[: len(part)], total)
 
     return run
 
