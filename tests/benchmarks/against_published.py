@@ -38,7 +38,7 @@ def activations(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(kept)
 
 
-def dense_cka(A: Tensor, B: Tensor) -> float:  # noqa: N803  # the letters of the formula
+def dense_cka(A: Tensor, B: Tensor) -> float:  # the letters of the formula
     """Linear CKA by kernels of all pairs of rows: several (N, N) matrices, O(N³)."""
     n = len(A)
     centre = torch.eye(n) - torch.full((n, n), 1 / n)
@@ -54,12 +54,12 @@ def published(model: nn.Module, x: Tensor, y: Tensor, *, with_cka: bool) -> list
     t = y.shape[1]
     scores = []
     for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
-        H = activations(model, layer, x)  # noqa: N806
+        H = activations(model, layer, x)
         centred = H - H.mean(0)
-        U, s, _ = torch.linalg.svd(centred.T @ centred)  # noqa: N806
+        U, s, _ = torch.linalg.svd(centred.T @ centred)
         nrc1 = float(1 - s[:t].sum() / s.sum())
         nrc2 = dense_cka(H[:, :t], y) if with_cka else 0.0
-        V = torch.linalg.svd(layer.weight.detach(), full_matrices=False)[2][:t].T  # noqa: N806
+        V = torch.linalg.svd(layer.weight.detach(), full_matrices=False)[2][:t].T
         nrc3 = float(torch.linalg.svdvals(U[:, :t].T @ V).mean())
         probe = torch.linalg.pinv(H, rcond=RCOND) @ (y - y.mean(0))
         nrc4 = float((H @ probe - (y - y.mean(0))).square().mean())
@@ -89,7 +89,7 @@ def main() -> None:
             slow, quick = seconds(run), seconds(lambda: nrc_probe.analyze(model, (x, y)))
             if round_number:  # the first round warms caches and thread pools up
                 ratios[name].append(slow / quick)
-    print(f"{asked.depth} x {asked.width}, {asked.rows:,} rows, {torch.get_num_threads()} threads; analysis = 1")
+    print(f"{asked.depth} x {asked.width}, {asked.rows:,} rows, {torch.get_num_threads()} threads; ours = 1")
     for name, values in ratios.items():
         print(f"{name:<17} {statistics.median(values):.1f}  (from {min(values):.1f} to {max(values):.1f})")
 
