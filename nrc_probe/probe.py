@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,31 +22,10 @@ from nrc_probe.assembly import (
 )
 from nrc_probe.dataset import Dataset
 from nrc_probe.forward import Pass, PassSettings, prepared, run_pass
-from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
-from nrc_probe.layers import Layer, Skipped, find_layers, unmatched, weight_matrix
-from nrc_probe.metrics import (
-    LayerScores,
-    fit_linear_probe,
-    score_layer,
-    stable_rank,
-    target_rank,
-    targets_vary,
-)
-from nrc_probe.moments import Moments
-from nrc_probe.result import (
-    DataFacts,
-    Heldout,
-    HeldoutLayer,
-    LayerFacts,
-    LayerResult,
-    Layers,
-    ModelFacts,
-    Provenance,
-    Result,
-    Settings,
-    conditions_met,
-)
-from nrc_probe.spectra import feature_spectra, spectrum, weight_spectrum
+from nrc_probe.layers import Layer, Skipped, find_layers, weight_matrix
+from nrc_probe.result import LayerFacts, Layers, ModelFacts, Result, Settings
+from nrc_probe.scoring import DataSource, Facts, Reader, provenance_since, score_passes
+from nrc_probe.spectra import weight_spectrum
 
 Progress = Callable[[str, int, int | None], None]
 """Called after every batch: what is being read, rows done, rows in all (None where unknown)."""
@@ -90,23 +64,13 @@ def _analyze(
     layers, left_out = find_layers(model, settings.layers, settings.exclude)
     dataset, heldout_set = open_data(subject, data, options)
     watched, again = _passes(model, layers, dataset, heldout_set, settings, running, progress)
-    scored = _score_layers(layers, watched, again, settings)
-    return Result(
-        checkpoint=subject.facts,
-        model=_model_facts(subject),
-        data=_data_facts(dataset, watched),
-        settings=settings,
-        model_mse=watched.model_mse,
-        model_r2=watched.model_r2,
-        layers=scored.layers,
-        skipped=(*left_out, *_dropped(layers, watched)),
-        heldout=_heldout(heldout_set, again, scored) if heldout_set and again else None,
-        last_layer_2024=scored.last_layer,
-        warnings=(
-            *_warnings(settings, left_out, dataset, watched, scored),
-            *_heldout_warnings(layers, again),
-        ),
-        provenance=_provenance(running, started),
+    return score_passes(
+        _facts(subject, dataset, heldout_set, left_out),
+        [_reader(layer) for layer in layers],
+        watched,
+        again,
+        settings,
+        partial(provenance_since, started, running.device),
     )
 
 
@@ -148,81 +112,33 @@ def _passes(
         return first, run_pass(model, scored, heldout, how, advance)
 
 
-# ------------------------------------------------------------------------------------- the scoring
+# --------------------------------------------------------------------------------------- the facts
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """All that is computed from the moments."""
-
-    layers: tuple[LayerResult, ...]
-    heldout: tuple[HeldoutLayer, ...]
-    last_layer: LastLayer2024 | None
-
-
-def _score_layers(layers: Sequence[Layer], watched: Pass, again: Pass | None, settings: Settings) -> _Scored:
-    modules = {layer.name: layer for layer in layers}
-    rank = _signal_rank(settings.rank, watched.residuals)
-    last = _last_linear(modules, watched)
-    results, heldout, last_layer = [], [], None
-    for index, (name, moments) in enumerate(watched.moments.items()):
-        weight = weight_matrix(modules[name])
-        spectra = feature_spectra(moments.feature_covariance, moments.mean_h)
-        features = spectra.centred
-        fits = weight.shape[1] == moments.width
-        scores = score_layer(moments, spectra, weight if fits else None, rank, settings.rcond)
-        results.append(_layer_result(index, modules[name], moments, scores, watched, settings))
-        if again and name in again.moments:
-            probe = fit_linear_probe(moments, features, settings.rcond)
-            heldout.append(HeldoutLayer(name, probe.error(again.moments[name])))
-        if name == last and fits:
-            last_layer = last_layer_2024(moments, features, weight)
-    return _Scored(tuple(results), tuple(heldout), last_layer)
-
-
-def _signal_rank(asked: int | str, residuals: Moments) -> int:
-    if isinstance(asked, int):
-        return asked
-    t = residuals.target_dim
-    return (asked == "auto" and _own_rank(residuals)) or t
-
-
-def _own_rank(residuals: Moments) -> int | None:
-    if not targets_vary(residuals):
-        return None
-    return target_rank(spectrum(residuals.target_covariance).values)
-
-
-def _last_linear(modules: Mapping[str, Layer], watched: Pass) -> str | None:
-    """The Linear that gives the predictions; None where it is not among the scored layers."""
-    linear = [name for name in watched.moments if modules[name].is_linear]
-    gives_targets = linear and modules[linear[-1]].out == watched.residuals.target_dim
-    return linear[-1] if gives_targets else None
-
-
-def _layer_result(
-    index: int,
-    layer: Layer,
-    moments: Moments,
-    scores: LayerScores,
-    watched: Pass,
-    settings: Settings,
-) -> LayerResult:
-    ratio = scores.nrc4 / watched.model_mse if watched.model_mse > 0 else math.nan
-    values = {name: getattr(scores, name) for name in scores.__dataclass_fields__}
-    return LayerResult(
-        index=index,
-        name=layer.name,
-        type=layer.type,
-        width=moments.width,
-        out=layer.out,
-        nrc4_ratio=ratio,
-        conditions=conditions_met(scores.nrc1, scores.nrc2, scores.nrc3, ratio, settings.thresholds),
-        **values,
+def _facts(subject: Subject, dataset: Dataset, heldout: Dataset | None, left_out: Sequence[Skipped]) -> Facts:
+    return Facts(
+        checkpoint=subject.facts,
+        model=_model_facts(subject),
+        data=_data_source(dataset),
+        heldout=_data_source(heldout) if heldout else None,
+        left_out=tuple(left_out),
     )
 
 
-# --------------------------------------------------------------------------------------- the facts
+def _data_source(dataset: Dataset) -> DataSource:
+    return DataSource(
+        path=dataset.path,
+        sha256=dataset.sha256,
+        rows=dataset.n,
+        input_shape=dataset.input_shape,
+        target_dim=dataset.target_dim,
+        standardized=dataset.standardized,
+        notes=dataset.notes,
+    )
+
+
+def _reader(layer: Layer) -> Reader:
+    return Reader(layer.name, layer.type, layer.out, layer.is_linear, partial(weight_matrix, layer))
 
 
 def _layer_facts(layer: Layer) -> LayerFacts:
@@ -246,77 +162,4 @@ def _model_facts(subject: Subject) -> ModelFacts:
         summary=network.summary,
         parameters=sum(p.numel() for p in network.module.parameters()),
         assumptions=(*subject.notes, *network.assumptions),
-    )
-
-
-def _data_facts(dataset: Dataset, watched: Pass) -> DataFacts:
-    variances = spectrum(watched.residuals.target_covariance).values
-    varies = targets_vary(watched.residuals)
-    return DataFacts(
-        path=dataset.path,
-        sha256=dataset.sha256,
-        n=watched.residuals.n,
-        input_shape=dataset.input_shape,
-        target_dim=dataset.target_dim,
-        target_rank=target_rank(variances) if varies else None,
-        target_stable_rank=stable_rank(variances.square()) if varies else math.nan,
-        standardized=dataset.standardized,
-        assumptions=dataset.notes,
-    )
-
-
-def _heldout(dataset: Dataset, again: Pass, scored: _Scored) -> Heldout:
-    return Heldout(_data_facts(dataset, again), again.model_mse, again.model_r2, scored.heldout)
-
-
-def _dropped(layers: Sequence[Layer], watched: Pass) -> Iterator[Skipped]:
-    for layer in layers:
-        if layer.name in watched.skipped:
-            yield Skipped(layer.name, layer.type, watched.skipped[layer.name])
-
-
-def _warnings(
-    settings: Settings,
-    left_out: Sequence[Skipped],
-    dataset: Dataset,
-    watched: Pass,
-    scored: _Scored,
-) -> Iterator[str]:
-    if watched.model_r2 <= 0:
-        yield (
-            f"the network predicts no better than the mean (R² {watched.model_r2:.3g}): "
-            "a wrong activation, architecture, standardisation or data set looks like this"
-        )
-    if watched.fault:
-        yield f"the network's output is not finite ({watched.fault}): its error is undefined"
-    if not targets_vary(watched.residuals):
-        yield "targets do not vary: R², NRC2 and CKA are undefined"
-    if not scored.layers:
-        yield "no layer could be scored: see the reasons under 'skipped'"
-    names = [item.name for item in left_out] + [layer.name for layer in scored.layers]
-    for pattern in unmatched(settings.exclude, names):
-        yield f"--exclude '{pattern}' matches no layer"
-    n = watched.residuals.n
-    if settings.limit and dataset.n and n < dataset.n:
-        yield f"only the first {n} of {dataset.n} rows were used (--limit)"
-
-
-def _heldout_warnings(layers: Sequence[Layer], again: Pass | None) -> Iterator[str]:
-    if again is None:
-        return
-    if again.fault:
-        yield f"held-out data: the network's output is not finite ({again.fault})"
-    for layer in layers:
-        if layer.name in again.skipped:
-            yield f"held-out data: layer '{layer.name}': {again.skipped[layer.name]}"
-
-
-def _provenance(running: Running, started: float) -> Provenance:
-    return Provenance(
-        nrc_probe=version("nrc-probe"),
-        torch=str(torch.__version__),
-        numpy=np.__version__,
-        device=str(running.device),
-        seconds=round(time.perf_counter() - started, 3),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -101,7 +101,8 @@ class LayerResult:
     type: str
     width: int
     """Feature width d, after pooling."""
-    out: int
+    out: int | None
+    """Output width; None where nothing is known to read the features."""
     rank: int
     """Signal dimension r used in this layer."""
     nrc1: float

@@ -1,0 +1,259 @@
+"""What a pass left behind, and the weights -> Result. Knows no network and no data set."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nrc_probe.forward import Pass
+from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
+from nrc_probe.layers import Skipped, unmatched
+from nrc_probe.metrics import (
+    LayerScores,
+    fit_linear_probe,
+    score_layer,
+    stable_rank,
+    target_rank,
+    targets_vary,
+)
+from nrc_probe.moments import Moments
+from nrc_probe.result import (
+    CheckpointFacts,
+    DataFacts,
+    Heldout,
+    HeldoutLayer,
+    LayerResult,
+    ModelFacts,
+    Provenance,
+    Result,
+    Settings,
+    conditions_met,
+)
+from nrc_probe.spectra import feature_spectra, spectrum
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: it holds a function
+class Reader:
+    """A layer as scoring sees it: what reads the features."""
+
+    name: str
+    type: str
+    out: int | None
+    """Output width; None where nothing is known to read the features."""
+    is_linear: bool
+    weight: Callable[[], Tensor | None]
+    """Gives (out, d), when its turn comes; None where there is none."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What is known of a data set without a pass over it."""
+
+    path: str | None
+    sha256: str | None
+    rows: int | None
+    """All there are, used or not; None where unknown."""
+    input_shape: tuple[int, ...] | None
+    target_dim: int
+    standardized: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a study besides its numbers."""
+
+    checkpoint: CheckpointFacts
+    model: ModelFacts
+    data: DataSource
+    heldout: DataSource | None
+    left_out: tuple[Skipped, ...]
+    """Layers that were not to be scored."""
+
+
+def score_passes(
+    facts: Facts,
+    readers: Sequence[Reader],
+    watched: Pass,
+    again: Pass | None,
+    settings: Settings,
+    provenance: Callable[[], Provenance],
+) -> Result:
+    """Every score of every layer of which there are moments.
+
+    readers: of all these layers, and of those that the pass skipped. again: the pass over held-out
+    rows, if there was one. provenance: asked at the end. Raises RankError.
+    """
+    scored = _score_layers(readers, watched, again, settings)
+    return Result(
+        checkpoint=facts.checkpoint,
+        model=facts.model,
+        data=_data_facts(facts.data, watched),
+        settings=settings,
+        model_mse=watched.model_mse,
+        model_r2=watched.model_r2,
+        layers=scored.layers,
+        skipped=(*facts.left_out, *_dropped(readers, watched)),
+        heldout=_heldout(facts.heldout, again, scored) if facts.heldout and again else None,
+        last_layer_2024=scored.last_layer,
+        warnings=(
+            *_warnings(settings, facts, watched, scored),
+            *_heldout_warnings(readers, again),
+        ),
+        provenance=provenance(),
+    )
+
+
+def provenance_since(started: float, device: object) -> Provenance:
+    """What computes here, and how long it took since `started`, by time.perf_counter()."""
+    return Provenance(
+        nrc_probe=version("nrc-probe"),
+        torch=str(torch.__version__),
+        numpy=np.__version__,
+        device=str(device),
+        seconds=round(time.perf_counter() - started, 3),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+# ------------------------------------------------------------------------------------- the scoring
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """All that is computed from the moments."""
+
+    layers: tuple[LayerResult, ...]
+    heldout: tuple[HeldoutLayer, ...]
+    last_layer: LastLayer2024 | None
+
+
+def _score_layers(
+    readers: Sequence[Reader], watched: Pass, again: Pass | None, settings: Settings
+) -> _Scored:
+    by_name = {reader.name: reader for reader in readers}
+    rank = _signal_rank(settings.rank, watched.residuals)
+    last = _last_linear(by_name, watched)
+    results, heldout, last_layer = [], [], None
+    for index, (name, moments) in enumerate(watched.moments.items()):
+        weight = by_name[name].weight()
+        spectra = feature_spectra(moments.feature_covariance, moments.mean_h)
+        features = spectra.centred
+        fits = weight is not None and weight.shape[1] == moments.width
+        scores = score_layer(moments, spectra, weight if fits else None, rank, settings.rcond)
+        results.append(_layer_result(index, by_name[name], moments, scores, watched, settings))
+        if again and name in again.moments:
+            probe = fit_linear_probe(moments, features, settings.rcond)
+            heldout.append(HeldoutLayer(name, probe.error(again.moments[name])))
+        if name == last and fits and weight is not None:
+            last_layer = last_layer_2024(moments, features, weight)
+    return _Scored(tuple(results), tuple(heldout), last_layer)
+
+
+def _signal_rank(asked: int | str, residuals: Moments) -> int:
+    if isinstance(asked, int):
+        return asked
+    t = residuals.target_dim
+    return (asked == "auto" and _own_rank(residuals)) or t
+
+
+def _own_rank(residuals: Moments) -> int | None:
+    if not targets_vary(residuals):
+        return None
+    return target_rank(spectrum(residuals.target_covariance).values)
+
+
+def _last_linear(readers: Mapping[str, Reader], watched: Pass) -> str | None:
+    """The Linear that gives the predictions; None where it is not among the scored layers."""
+    linear = [name for name in watched.moments if readers[name].is_linear]
+    gives_targets = linear and readers[linear[-1]].out == watched.residuals.target_dim
+    return linear[-1] if gives_targets else None
+
+
+def _layer_result(
+    index: int,
+    reader: Reader,
+    moments: Moments,
+    scores: LayerScores,
+    watched: Pass,
+    settings: Settings,
+) -> LayerResult:
+    ratio = scores.nrc4 / watched.model_mse if watched.model_mse > 0 else math.nan
+    values = {name: getattr(scores, name) for name in scores.__dataclass_fields__}
+    return LayerResult(
+        index=index,
+        name=reader.name,
+        type=reader.type,
+        width=moments.width,
+        out=reader.out,
+        nrc4_ratio=ratio,
+        conditions=conditions_met(scores.nrc1, scores.nrc2, scores.nrc3, ratio, settings.thresholds),
+        **values,
+    )
+
+
+# --------------------------------------------------------------------------------------- the facts
+
+
+def _data_facts(source: DataSource, watched: Pass) -> DataFacts:
+    variances = spectrum(watched.residuals.target_covariance).values
+    varies = targets_vary(watched.residuals)
+    return DataFacts(
+        path=source.path,
+        sha256=source.sha256,
+        n=watched.residuals.n,
+        input_shape=source.input_shape,
+        target_dim=source.target_dim,
+        target_rank=target_rank(variances) if varies else None,
+        target_stable_rank=stable_rank(variances.square()) if varies else math.nan,
+        standardized=source.standardized,
+        assumptions=source.notes,
+    )
+
+
+def _heldout(source: DataSource, again: Pass, scored: _Scored) -> Heldout:
+    return Heldout(_data_facts(source, again), again.model_mse, again.model_r2, scored.heldout)
+
+
+def _dropped(readers: Sequence[Reader], watched: Pass) -> Iterator[Skipped]:
+    for reader in readers:
+        if reader.name in watched.skipped:
+            yield Skipped(reader.name, reader.type, watched.skipped[reader.name])
+
+
+def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) -> Iterator[str]:
+    if watched.model_r2 <= 0:
+        yield (
+            f"the network predicts no better than the mean (R² {watched.model_r2:.3g}): "
+            "a wrong activation, architecture, standardisation or data set looks like this"
+        )
+    if watched.fault:
+        yield f"the network's output is not finite ({watched.fault}): its error is undefined"
+    if not targets_vary(watched.residuals):
+        yield "targets do not vary: R², NRC2 and CKA are undefined"
+    if not scored.layers:
+        yield "no layer could be scored: see the reasons under 'skipped'"
+    names = [item.name for item in facts.left_out] + [layer.name for layer in scored.layers]
+    for pattern in unmatched(settings.exclude, names):
+        yield f"--exclude '{pattern}' matches no layer"
+    n = watched.residuals.n
+    if settings.limit and facts.data.rows and n < facts.data.rows:
+        yield f"only the first {n} of {facts.data.rows} rows were used (--limit)"
+
+
+def _heldout_warnings(readers: Sequence[Reader], again: Pass | None) -> Iterator[str]:
+    if again is None:
+        return
+    if again.fault:
+        yield f"held-out data: the network's output is not finite ({again.fault})"
+    for reader in readers:
+        if reader.name in again.skipped:
+            yield f"held-out data: layer '{reader.name}': {again.skipped[reader.name]}"
