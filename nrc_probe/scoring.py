@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nrc_probe.doubts import refit_doubts
 from nrc_probe.forward import Pass
 from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
 from nrc_probe.layers import Skipped, unmatched
@@ -235,6 +236,7 @@ def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) 
             f"the network predicts no better than the mean (R² {watched.model_r2:.3g}): "
             "a wrong activation, architecture, standardisation or data set looks like this"
         )
+    yield from refit_doubts(scored.layers, watched.residuals.n, watched.model_r2)
     if watched.fault:
         yield f"the network's output is not finite ({watched.fault}): its error is undefined"
     if not targets_vary(watched.residuals):

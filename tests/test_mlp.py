@@ -29,14 +29,14 @@ def test_twelve_layers_in_lexical_order_run_in_natural_order():
     network = assert_rebuilt(Paper(), torch.randn(5, 8))
     linears = [n for n, m in network.module.named_modules() if isinstance(m, nn.Linear)]
     assert linears == [f"layers.{2 * place}" for place in range(12)]
-    assert network.summary == "MLP 8-8x11-8, ReLU, no biases"
+    assert network.summary == "MLP 8-8x11-8, ReLU (assumed), no biases"
 
 
 def test_the_2024_naming_runs_feature_map_then_w():
     features = nn.Sequential(*stack([11, 16, 16, 16], nn.ReLU), nn.ReLU())
     model = Named({"feature_map": features, "W": nn.Linear(16, 3, bias=False)}, "feature_map W")
     network = assert_rebuilt(model, torch.randn(5, 11))
-    assert network.summary == "MLP 11-16x3-3, ReLU, 3 with a bias"
+    assert network.summary == "MLP 11-16x3-3, ReLU (assumed), 3 with a bias"
 
 
 def test_numbered_layers_run_in_the_order_of_their_numbers():
@@ -119,7 +119,7 @@ def test_a_norm_with_index_step_three_stands_before_the_activation(norm, bias):
     modules = stack([5, 8, 8, 2], norm, nn.ReLU, bias=bias)
     network = assert_rebuilt(nn.Sequential(OrderedDict(layers=nn.Sequential(*modules))), torch.randn(6, 5))
     kind = norm.__name__.removesuffix("1d")
-    assert network.summary == f"MLP 5-8x2-2, {kind}, ReLU, {'biases' if bias else 'no biases'}"
+    assert network.summary == f"MLP 5-8x2-2, {kind}, ReLU (assumed), {'biases' if bias else 'no biases'}"
     assert len(network.assumptions) == 1  # the gap in the indices shows where the activation stands
 
 

@@ -75,7 +75,7 @@ def mlp_blueprint(tensors: Mapping[str, Tensor], activation: str | None, *, file
     active = {place for place in places if place is not None}
     return Blueprint(
         steps=tuple(_steps(order.links, active, activation or "relu")),
-        summary=_summary(order.links, (activation or "relu") if active else None),
+        summary=_summary(order.links, _shown_activation(activation) if active else None),
         assumptions=tuple(_assumptions(order, active, activation)),
     )
 
@@ -225,6 +225,11 @@ def _assumptions(order: RunOrder, active: set[int], activation: str | None) -> I
         yield "A norm without bias is assumed to be a LayerNorm; an RMSNorm looks the same."
 
 
+def _shown_activation(activation: str | None) -> str:
+    """Its torch name; where none was said, that ReLU is assumed."""
+    return "ReLU (assumed)" if activation is None else type(ACTIVATIONS[activation]()).__name__
+
+
 def _summary(links: Order, activation: str | None) -> str:
     """One line such as "MLP 11-256x7-3, ReLU, no biases"."""
     linears = [link for link in links if not link.is_norm]
@@ -233,8 +238,7 @@ def _summary(links: Order, activation: str | None) -> str:
     shape = f"{name} {_widths([linears[0].inputs, *(link.outputs for link in linears)])}"
     biased = sum(link.bias for link in linears)
     biases = {0: "no biases", len(linears): "biases"}.get(biased, f"{biased} with a bias")
-    active = [type(ACTIVATIONS[activation]()).__name__] if activation else []
-    return ", ".join([shape, *kinds, *active, biases])
+    return ", ".join([shape, *kinds, *([activation] if activation else []), biases])
 
 
 def _widths(widths: Sequence[int]) -> str:
