@@ -247,6 +247,8 @@ class LayerScores:
     stable_rank_covariance: float
     stable_rank_weight: float
     effective_rank: float
+    undecided: tuple[str, ...] = ()
+    """Those of "nrc2" and "nrc3" whose number rounding picks, since a subspace is not defined."""
     notes: tuple[str, ...] = ()
     """Why a value is undefined, or what to mind when reading it."""
 
@@ -301,6 +303,7 @@ def score_layer(
     )
     return replace(
         scores,
+        undecided=_undecided(features, weight_rank, scores),
         notes=(
             *_sample_notes(moments, r, T),
             *_feature_notes(features, scores),
@@ -335,6 +338,20 @@ def _alignment(features: Spectrum, W: WeightSpectrum, r: int, weight_rank: int) 
 def _gap(values: Tensor, r: int) -> float:
     """Ratio of the r-th value to the next; nan where there is no next, or it is 0."""
     return _ratio(float(values[r - 1]), float(values[r])) if r < len(values) else math.nan
+
+
+def _undecided(features: Spectrum, weight_rank: int, scores: LayerScores) -> tuple[str, ...]:
+    """Which of NRC2 and NRC3 depend on how rounding turns or completes a subspace.
+
+    Directions that complete features of a lower rank than r carry nothing, so NRC2 does not mind them.
+    A weight of lower rank is scored on the directions that it has.
+    """
+    r = scores.rank
+    incomplete = features.rank < r < len(features.values)
+    mixed = features.rank >= r and scores.eigengap_features < _CLEAR_GAP
+    mixed_weight = weight_rank == r and scores.eigengap_weight < _CLEAR_GAP
+    picked = {"nrc2": mixed, "nrc3": incomplete or mixed or mixed_weight}
+    return tuple(name for name, by_rounding in picked.items() if by_rounding and getattr(scores, name) >= 0)
 
 
 def _sample_notes(moments: Moments, r: int, T: Tensor) -> Iterator[str]:

@@ -126,7 +126,9 @@ class LayerResult:
     stable_rank_weight: float
     effective_rank: float
     conditions: Mapping[str, bool]
-    """Which of nrc1 ... nrc4 are met; an undefined one is not."""
+    """Which of nrc1 ... nrc4 are met; an undefined or undecided one is not."""
+    undecided: tuple[str, ...] = ()
+    """Those of nrc2 and nrc3 whose number rounding picks, since a subspace is not defined."""
     notes: tuple[str, ...] = ()
 
 
@@ -232,8 +234,8 @@ class Result:
         for layer in self.layers:
             values = asdict(layer)
             met = {f"{name}_met": value for name, value in values.pop("conditions").items()}
-            notes = "; ".join(values.pop("notes"))
-            row = {**described, **values, **met}
+            undecided, notes = "; ".join(values.pop("undecided")), "; ".join(values.pop("notes"))
+            row = {**described, **values, **met, "undecided": undecided}
             row |= {"nrc4_heldout": heldout.get(layer.name), "model_mse": self.model_mse}
             row |= {"model_r2": self.model_r2, "notes": notes}
             rows.append(_plain(row))
@@ -287,15 +289,21 @@ def first_collapsed(layers: Sequence[LayerResult]) -> str | None:
 
 
 def conditions_met(
-    nrc1: float, nrc2: float, nrc3: float, nrc4_ratio: float, at: Thresholds
+    nrc1: float,
+    nrc2: float,
+    nrc3: float,
+    nrc4_ratio: float,
+    at: Thresholds,
+    undecided: Sequence[str] = (),
 ) -> dict[str, bool]:
-    """Which conditions hold at these thresholds; nan meets none."""
-    return {
+    """Which conditions hold at these thresholds; nan meets none, and no undecided one is met."""
+    met = {
         "nrc1": nrc1 <= at.nrc1,
         "nrc2": nrc2 >= at.nrc2,
         "nrc3": nrc3 >= at.nrc3,
         "nrc4": nrc4_ratio <= at.nrc4_ratio,
     }
+    return {name: holds and name not in undecided for name, holds in met.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -196,7 +196,9 @@ def _layer_result(
         width=moments.width,
         out=reader.out,
         nrc4_ratio=ratio,
-        conditions=conditions_met(scores.nrc1, scores.nrc2, scores.nrc3, ratio, settings.thresholds),
+        conditions=conditions_met(
+            *(scores.nrc1, scores.nrc2, scores.nrc3, ratio), settings.thresholds, scores.undecided
+        ),
         **values,
     )
 

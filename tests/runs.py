@@ -76,7 +76,7 @@ def a_layer(name: str, nrc1: float = 0.5, **values: object) -> LayerResult:
         stable_rank_covariance=1.5,
         stable_rank_weight=4.0,
         effective_rank=4.5,
-        conditions=conditions_met(**scores, at=Thresholds()),
+        conditions=conditions_met(**scores, at=Thresholds(), undecided=values.get("undecided", ())),
         **scores,
     )
     return replace(layer, **{key: value for key, value in values.items() if key not in scores})

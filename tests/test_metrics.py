@@ -280,6 +280,25 @@ def test_features_of_lower_rank_than_the_signal_are_noted():
     flat = np.outer(H[:, 0], np.ones(12))
     got = score(flat, Y, W, 3)
     assert "features have rank 1 < 3: rounding completes their subspace in NRC3" in got.notes
+    assert got.undecided == ("nrc3",)
+    assert got.nrc2 == pytest.approx(got.cka)  # what completes the subspace carries nothing
+
+
+def test_a_subspace_that_is_not_defined_leaves_what_depends_on_it_undecided():
+    H = np.vstack([np.eye(4), -np.eye(4)])
+    clear, equal = np.diag([4.0, 2.0, 1.0, 1.0]), np.diag([3.0, 3.0, 1.0, 1.0])
+    apart = H * [4, 3, 2, 1]
+    Y = H[:, :2].copy()
+    assert score(H, Y, clear, 1).undecided == ("nrc2", "nrc3")
+    assert score(apart, Y, equal, 1).undecided == ("nrc3",)
+    assert score(apart, Y, clear, 1).undecided == ()
+    assert score(H, Y, equal, 4).undecided == ()  # all directions: no subspace is left to pick
+    assert score(apart, Y, clear[:1], 2).undecided == ()  # one row: scored on its one direction
+    assert score(apart * [1, 1, 0, 0], Y, clear, 3).undecided == ("nrc3",)
+    assert score(H * 0, Y, clear, 1).undecided == ()  # there is no number
+    # what is equal by rounding alone lies outside the rank, and is no subspace to turn
+    assert score(apart, Y, np.diag([3.0, 1e-17, 1e-17, 0.0]), 2).undecided == ()
+    assert score(H * [4, 1e-9, 1e-9, 0], Y, clear, 2).undecided == ("nrc3",)
 
 
 @pytest.mark.parametrize("rank", [0, -1])

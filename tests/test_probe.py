@@ -250,6 +250,16 @@ def test_a_dead_layer_is_undefined_with_a_reason_and_breaks_no_other():
     assert json.loads(result.to_json())["layers"][1]["nrc1"] is None
 
 
+def test_a_condition_that_rounding_decides_is_not_met():
+    eye = torch.eye(4)
+    x = torch.cat([eye, -eye])
+    (layer,) = analyze(nn.Linear(4, 1), (x, x[:, :1])).layers
+    assert layer.undecided == ("nrc2", "nrc3")
+    everything = {"nrc2": -1.0, "nrc3": -1.0}
+    (layer,) = analyze(nn.Linear(4, 1), (x, x[:, :1]), thresholds=everything).layers
+    assert not any(layer.conditions[name] for name in ("nrc2", "nrc3"))
+
+
 def test_constant_targets_are_undefined_with_a_warning():
     model, (x, _) = mlp(5, 8, 2), case()
     result = analyze(model, (x, torch.full((60, 2), 3.0)))

@@ -120,6 +120,22 @@ def test_a_dead_layer_shows_a_dash_with_its_reason() -> None:
     assert "- undefined: the notes or warnings say why" in lines
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_number_that_rounding_picks_is_shown_with_a_mark_of_its_own(encoding: str) -> None:
+    result = a_result(a_layer("fc1", undecided=("nrc2", "nrc3"), notes=("nearly equal",)), a_layer("fc2"))
+    lines = printed(result, 80, encoding)
+    first, second, *_ = ([*line.split()] for line in lines if line.startswith(" fc"))
+    assert first[4:8] == ["0.800", "?", "0.900", "?"]
+    assert "?" not in second
+    assert any(line.startswith("? rounding picks the number") for line in lines)
+    assert "rounding picks" not in text_of(a_result(a_layer("fc1")))
+
+
+def test_conditions_that_rounding_decides_are_not_among_those_that_hold() -> None:
+    text = read(a_layer("a", 0.1, undecided=("nrc3",)), a_layer("b", 0.1))
+    assert "all four conditions hold in 1 of them (b)." in text
+
+
 def test_where_collapse_starts_is_marked_once_a_block_and_nowhere_else() -> None:
     lines = printed(a_full_result(), 120)
     marked = [k for k, line in enumerate(lines) if "collapsed from here on: NRC1 <= 0.2" in line]

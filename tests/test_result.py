@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
 LAYER = words(
     "index name type width out rank nrc1 nrc2 nrc3 nrc4 nrc4_ratio nrc4_r2 nrc4_rank "
     "nrc4_no_intercept cka nrc3_noise nrc3_chance eigengap_features eigengap_weight "
-    "stable_rank_features stable_rank_covariance stable_rank_weight effective_rank conditions notes"
+    "stable_rank_features stable_rank_covariance stable_rank_weight effective_rank conditions undecided notes"
 )
 DATA = words("path sha256 n input_shape target_dim target_rank target_stable_rank standardized assumptions")
 SCHEMA = {
@@ -157,8 +157,8 @@ def test_rows_are_one_a_layer_with_the_checkpoint_repeated() -> None:
     assert (first["nrc1_met"], second["nrc1_met"], second["nrc3_met"]) == (False, True, True)
     assert list(first) == [
         *("checkpoint", "epoch", "weight_decay"),
-        *LAYER[:-2],
-        *("nrc1_met", "nrc2_met", "nrc3_met", "nrc4_met"),
+        *LAYER[:-3],
+        *("nrc1_met", "nrc2_met", "nrc3_met", "nrc4_met", "undecided"),
         *("nrc4_heldout", "model_mse", "model_r2", "notes"),
     ]
 
@@ -169,6 +169,15 @@ def test_csv_leaves_undefined_cells_empty_and_writes_control_characters_out() ->
     assert [row["name"] for row in rows] == ['a,"b"\\n\\x1b', "a", "b"]
     assert [row["nrc2"] for row in rows] == ["", "", "0.8"]
     assert all(row["nrc4_ratio"] == "1.1" for row in rows)
+    (row,) = csv.DictReader(io.StringIO(to_csv([a_result(a_layer("a", undecided=("nrc2", "nrc3")))])))
+    assert row["undecided"] == "nrc2; nrc3"
+
+
+def test_results_written_before_there_were_undecided_conditions_are_read() -> None:
+    values = json.loads(full_result().to_json())
+    for layer in values["layers"]:
+        del layer["undecided"]
+    assert Result.from_json(json.dumps(values)) == full_result()
 
 
 def test_the_notebook_table_escapes_what_names_hold() -> None:
@@ -202,3 +211,8 @@ def test_conditions_hold_up_to_and_at_their_thresholds_and_never_for_nan() -> No
     assert all(conditions_met(0.2, 0.6, 0.7, 1.5, at).values())
     assert not any(conditions_met(0.21, 0.59, 0.69, 1.51, at).values())
     assert not any(conditions_met(*[math.nan] * 4, at).values())
+
+
+def test_an_undecided_condition_is_not_met_whatever_its_number() -> None:
+    met = conditions_met(0.1, 0.9, 0.9, 1.0, Thresholds(), ("nrc2", "nrc3"))
+    assert met == {"nrc1": True, "nrc2": False, "nrc3": False, "nrc4": True}

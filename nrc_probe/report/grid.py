@@ -102,6 +102,8 @@ def _legend(result: Result) -> Iterator[str]:
         f"NRC4 / model <= {at.nrc4_ratio:g}; · not met"
     )
     numbers = [column.value(layer) for column in _CONDITIONS for layer in result.layers]
+    if any(layer.undecided for layer in result.layers):
+        yield "? rounding picks the number, since a subspace is not defined: not counted as met (see notes)"
     if any(map(math.isnan, numbers)):
         yield "- undefined: the notes or warnings say why"
 
@@ -193,7 +195,7 @@ def _cell(layer: LayerResult, column: _Column, page: Page) -> Text:
     if column.condition is None:
         return Text(text)
     met = layer.conditions[column.condition]
-    mark = page.text("✓" if met else "·")
+    mark = "?" if column.condition in layer.undecided else page.text("✓" if met else "·")
     # no green, no red: whether collapse is good is not for a colour to say
     return Text(f"{text} {mark}", style="cyan" if met else "")
 
