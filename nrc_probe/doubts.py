@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from nrc_probe.result import LayerResult
+from nrc_probe.layers import Skipped
+from nrc_probe.result import LayerResult, first_collapsed
 
 _REFIT_GAIN = 0.015
 _REFIT_SHARE = 0.8
@@ -14,6 +17,7 @@ Tried on 144 small networks read as they were trained (two data sets, 3 and 6 la
 BatchNorm or neither, six activations, weight decay 0 and 1e-3): none gains .010. All 168 readings
 with another activation gain .015 and keep at most .77, but for leaky ReLU, which hardly differs.
 """
+_NAMES_SHOWN = 4
 
 
 def refit_doubts(layers: Sequence[LayerResult], n: int, model_r2: float) -> Iterator[str]:
@@ -33,7 +37,31 @@ def refit_doubts(layers: Sequence[LayerResult], n: int, model_r2: float) -> Iter
         )
 
 
+def with_onset_note(
+    layers: Sequence[LayerResult], skipped: Sequence[Skipped], order: Sequence[str]
+) -> tuple[LayerResult, ...]:
+    """The layers, the first collapsed one with a note on those after it that were not scored.
+
+    order: names of the modules as they are registered; one that is not among them may stand anywhere.
+    """
+    first = first_collapsed(layers)
+    places = {name: place for place, name in enumerate(order)}
+    start = places.get(first or "", -1)
+    unscored = [item.name for item in skipped if places.get(item.name, len(places)) > start]
+    if first is None or not unscored:
+        return tuple(layers)
+    note = f"first collapsed of the scored layers; of those after it, not scored: {_few(unscored)}"
+    return tuple(
+        replace(layer, notes=(*layer.notes, note)) if layer.name == first else layer for layer in layers
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
 def _unbiased_r2(layer: LayerResult, n: int) -> float:
     """Adjusted R² of the layer's linear probe (its own parameters count); -inf for too few rows."""
     free = n - layer.nrc4_rank - 1
-    return 1 - (1 - layer.nrc4_r2) * n / free if free > 0 else float("-inf")
+    return 1 - (1 - layer.nrc4_r2) * n / free if free > 0 else -math.inf

@@ -122,6 +122,7 @@ def _facts(subject: Subject, dataset: Dataset, heldout: Dataset | None, left_out
         data=_data_source(dataset),
         heldout=_data_source(heldout) if heldout else None,
         left_out=tuple(left_out),
+        order=tuple(name for name, _ in subject.network.module.named_modules()),
     )
 
 

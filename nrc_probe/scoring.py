@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc_probe.doubts import refit_doubts
+from nrc_probe.doubts import refit_doubts, with_onset_note
 from nrc_probe.forward import Pass
 from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
 from nrc_probe.layers import Skipped, unmatched
@@ -78,6 +78,8 @@ class Facts:
     heldout: DataSource | None
     left_out: tuple[Skipped, ...]
     """Layers that were not to be scored."""
+    order: tuple[str, ...] = ()
+    """Names of all modules as they are registered; empty where unknown."""
 
 
 def score_passes(
@@ -94,6 +96,7 @@ def score_passes(
     rows, if there was one. provenance: asked at the end. Raises RankError.
     """
     scored = _score_layers(readers, watched, again, settings)
+    skipped = (*facts.left_out, *_dropped(readers, watched))
     return Result(
         checkpoint=facts.checkpoint,
         model=facts.model,
@@ -101,8 +104,8 @@ def score_passes(
         settings=settings,
         model_mse=watched.model_mse,
         model_r2=watched.model_r2,
-        layers=scored.layers,
-        skipped=(*facts.left_out, *_dropped(readers, watched)),
+        layers=with_onset_note(scored.layers, skipped, facts.order),
+        skipped=skipped,
         heldout=_heldout(facts.heldout, again, scored) if facts.heldout and again else None,
         last_layer_2024=scored.last_layer,
         warnings=(

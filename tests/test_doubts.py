@@ -1,4 +1,4 @@
-"""A network that is not the one that was trained shows in its numbers; a trained one raises no doubt."""
+"""What makes a result doubtful is said: another network than the trained one, layers left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from runs import a_layer
 from torch import nn
 
 from nrc_probe import analyze
-from nrc_probe.doubts import refit_doubts
+from nrc_probe.doubts import refit_doubts, with_onset_note
+from nrc_probe.layers import Skipped
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
 FIXTURES = sorted(path.name for path in HOPPER.glob("*.safetensors"))
@@ -97,3 +98,33 @@ def test_what_predicts_no_better_than_the_mean_is_left_to_its_own_warning():
     assert not list(refit_doubts(probed(0.9), 10**6, -1.0))
     assert not list(refit_doubts(probed(0.9), 10**6, float("nan")))
     assert not list(refit_doubts([], 10**6, 0.5))
+
+
+def noted(*unscored: str, order: str = "a b c d e") -> tuple[str, ...]:
+    layers = [a_layer("a"), a_layer("b", 0.1), a_layer("d", 0.1, notes=("cut",))]
+    skipped = [Skipped(name, "Linear", "not chosen by --layers") for name in unscored]
+    first, collapsed, last = with_onset_note(layers, skipped, order.split())
+    assert (first.notes, last.notes) == ((), ("cut",))
+    return collapsed.notes
+
+
+def test_the_first_collapsed_layer_says_which_layers_after_it_were_not_scored():
+    assert noted("c", "e") == ("first collapsed of the scored layers; of those after it, not scored: c, e",)
+    assert noted(*"efghij", order="a b c d")[0].endswith(
+        ": e, f, g, h and 2 more"
+    )  # their place is not known
+    assert noted() == ()
+
+
+def test_layers_left_out_before_the_collapse_are_no_matter():
+    assert noted("a0", order="a0 a b d") == ()
+    assert with_onset_note([a_layer("a")], [Skipped("b", "Linear", "")], ["a", "b"]) == (a_layer("a"),)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"layers": ["layers.[0-8]"]}, "layers.10, layers.12, layers.14")]
+)
+def test_layers_that_options_leave_out_are_named_in_the_result(options, said):
+    result = analyze(HOPPER / "wd_1e-3.safetensors", limit=1000, **options)
+    (layer,) = (layer for layer in result.layers if layer.name == result.first_collapsed_layer)
+    assert layer.notes[-1].endswith(f"not scored: {said}")

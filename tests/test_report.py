@@ -107,7 +107,7 @@ def test_a_console_without_unicode_gets_plain_marks_and_lines(encoding: str) -> 
     assert text.isascii()
     assert "0.150 +" in text
     assert "0.500 ." in text
-    assert "-- collapsed from here on: NRC1 <= 0.2 --" in text
+    assert "-- collapsed from here on, of those scored: NRC1 <= 0.2 --" in text
     assert "MSE 0.1, R2 0.9000" in text
     assert "b.\\u5c42" in text
 
@@ -138,7 +138,7 @@ def test_conditions_that_rounding_decides_are_not_among_those_that_hold() -> Non
 
 def test_where_collapse_starts_is_marked_once_a_block_and_nowhere_else() -> None:
     lines = printed(a_full_result(), 120)
-    marked = [k for k, line in enumerate(lines) if "collapsed from here on: NRC1 <= 0.2" in line]
+    marked = [k for k, line in enumerate(lines) if "collapsed from here on, of those scored: NRC1 <= 0.2" in line]
     assert len(marked) == 1
     assert lines[marked[0] + 1].startswith(" b.层归一化")
     assert "collapsed from here on" not in text_of(a_result(a_layer("fc1", 0.5)))
@@ -324,6 +324,35 @@ def test_nrc1_that_cannot_fail_is_said_so() -> None:
     text = read(a_layer("a", 0.1), a_layer("b", 0.0, width=3))
     assert "NRC1 cannot fail in b: no wider than the signal." in text
     assert "cannot fail" not in read(a_layer("a", 0.0, width=4))
+
+
+def test_collapse_is_not_claimed_of_layers_in_which_nrc1_cannot_fail() -> None:
+    narrow = a_layer("a", 0.0, width=3)
+    text = read(narrow, a_layer("b", 0.1), a_layer("c", 0.1))
+    assert text.startswith("From b on (2 of 3 layers), at most 20%")
+    assert "NRC1 cannot fail in a: no wider than the signal." in text
+    alone = read(a_layer("b", 0.5), narrow)
+    assert alone.startswith("NRC1 holds from a on, but it cannot fail in a: no wider than the signal.")
+    assert "variance" not in alone
+    assert read(narrow, a_layer("b", 0.5)).startswith("No collapse up to the last layer")
+
+
+@pytest.mark.parametrize(
+    ("width", "line"), [(80, "NRC1 <= 0.2 from here on, where it cannot fail"), (20, "NRC1")]
+)
+def test_the_line_above_a_layer_in_which_nrc1_cannot_fail_does_not_say_collapsed(
+    width: int, line: str
+) -> None:
+    text = text_of(a_result(a_layer("a", 0.0, width=3), a_layer("b", 0.1)), width)
+    assert line in text
+    assert "collapsed" not in text.split("last layer")[0]
+
+
+def test_with_layers_left_out_the_line_speaks_of_those_scored() -> None:
+    left_out = (Skipped("head", "Linear", "excluded by 'head'"),)
+    text = text_of(a_result(a_layer("fc1", 0.1), skipped=left_out))
+    assert "collapsed from here on, of those scored: NRC1 <= 0.2" in text
+    assert "of those scored" not in text_of(a_result(a_layer("fc1", 0.1)))
 
 
 def test_no_collapse_is_said_with_the_last_layer_s_number() -> None:

@@ -201,8 +201,21 @@ def _cell(layer: LayerResult, column: _Column, page: Page) -> Text:
 
 
 def _line(result: Result, page: Page, width: int) -> Text:
-    limit = result.settings.thresholds.nrc1
-    words = f" collapsed from here on: NRC1 <= {limit:g} "
+    words = f" {_onset_words(result)} "
     if len(words) > width:
-        words = " collapsed "
+        words = " NRC1 met " if _is_trivial_onset(result) else " collapsed "
     return Text(page.text(f" {words:─^{width}}"), style="cyan")
+
+
+def _onset_words(result: Result) -> str:
+    limit = f"NRC1 <= {result.settings.thresholds.nrc1:g}"
+    if _is_trivial_onset(result):
+        return f"{limit} from here on, where it cannot fail"
+    among = ", of those scored" if result.skipped else ""
+    return f"collapsed from here on{among}: {limit}"
+
+
+def _is_trivial_onset(result: Result) -> bool:
+    """Whether the first collapsed layer is no wider than the signal, so that NRC1 is 0 whatever it holds."""
+    first = next(layer for layer in result.layers if layer.name == result.first_collapsed_layer)
+    return first.rank >= first.width

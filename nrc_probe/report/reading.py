@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile
 
 from nrc_probe.result import LayerResult, Result
 
@@ -23,16 +24,28 @@ def _where(result: Result) -> Iterator[str]:
         yield from _unscored(result)
         return
     tail = layers[[layer.name for layer in layers].index(first) :]
+    trivial = [layer.name for layer in tail if _cannot_fail(layer)]
+    if len(trivial) == len(tail):
+        yield f"NRC1 holds from {first} on, but it cannot fail in {_some(trivial)}: no wider than the signal."
+    else:
+        yield _collapsed(list(dropwhile(_cannot_fail, tail)), result)
+        if trivial:
+            yield f"NRC1 cannot fail in {_some(trivial)}: no wider than the signal."
+    yield from _unscored(result)
+
+
+def _cannot_fail(layer: LayerResult) -> bool:
+    """Whether NRC1 is 0 whatever the features are: they are no wider than the signal."""
+    return layer.rank >= layer.width
+
+
+def _collapsed(tail: Sequence[LayerResult], result: Result) -> str:
     limit = f"{100 * result.settings.thresholds.nrc1:g}%"
     met = [layer for layer in tail if all(layer.conditions.values())]
-    yield (
-        f"From {first} on ({len(tail)} of {_count(len(layers), _scored(result))}), "
+    return (
+        f"From {tail[0].name} on ({len(tail)} of {_count(len(result.layers), _scored(result))}), "
         f"at most {limit} of the feature variance lies outside {_directions(tail)}; {_all_four(met, tail)}."
     )
-    trivial = [layer.name for layer in tail if layer.rank >= layer.width]
-    if trivial:
-        yield f"NRC1 cannot fail in {_some(trivial)}: no wider than the signal."
-    yield from _unscored(result)
 
 
 def _scored(result: Result) -> str:
@@ -48,7 +61,7 @@ def _unscored(result: Result) -> Iterator[str]:
 
 def _not_collapsed(layers: Sequence[LayerResult], limit: float, kind: str) -> str:
     last = layers[-1]
-    before = [layer.name for layer in layers if layer.conditions["nrc1"]]
+    before = [layer.name for layer in layers if layer.conditions["nrc1"] and not _cannot_fail(layer)]
     held = f"NRC1 holds in {_some(before)}, but not up to the last {kind}" if before else ""
     head = held or f"No collapse up to the last {kind}"
     if math.isnan(last.nrc1):
