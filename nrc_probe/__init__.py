@@ -10,29 +10,37 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nrc_probe.assembly import Options
     from nrc_probe.errors import ProbeError
     from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.report.terminal import print_layers, print_result
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
 
 __all__ = [
     "LayerResult",
+    "Options",
     "ProbeError",
     "Result",
     "Thresholds",
     "analyze",
     "list_layers",
+    "print_layers",
+    "print_result",
     "save_checkpoint",
 ]
 __version__ = version("nrc-probe")
 
 _HOMES = {
     "LayerResult": "result",
+    "Options": "assembly",
     "ProbeError": "errors",
     "Result": "result",
     "Thresholds": "result",
     "analyze": "probe",
     "list_layers": "probe",
+    "print_layers": "report.terminal",
+    "print_result": "report.terminal",
     "save_checkpoint": "saving",
 }
 

@@ -186,9 +186,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from nrc_probe.report.terminal import standard_output
 
-    return Console(highlight=False, soft_wrap=False, emoji=False, markup=False)
+    return standard_output()
 
 
 @contextmanager

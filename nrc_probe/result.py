@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from nrc_probe.errors import ProbeError
 from nrc_probe.last_layer_2024 import LastLayer2024
 from nrc_probe.layers import Skipped
+from nrc_probe.notebook import to_html
 from nrc_probe.plain import printable
 
 SCHEMA = "nrc-probe/result/1"
@@ -241,17 +241,17 @@ class Result:
             rows.append(_plain(row))
         return rows
 
-    def _repr_html_(self) -> str:
-        """A table for notebooks."""
-        columns = ("name", "width", "rank", *CONDITIONS, "nrc4_ratio")
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{_cell(getattr(layer, name))}</td>" for name in columns) + "</tr>"
-            for layer in self.layers
+    def __str__(self) -> str:
+        first = self.first_collapsed_layer
+        where = f"NRC1 met from {first} on" if first else "NRC1 not met in the last one"
+        return printable(
+            f"{self.checkpoint.path or self.model.summary}: {len(self.layers)} layers scored, {where}, "
+            f"R² {self.model_r2:.3g} (nrc_probe.print_result shows the report)"
         )
-        first = _cell(self.first_collapsed_layer or "none")
-        caption = f"first collapsed layer: {first}; the network's own R²: {_cell(self.model_r2)}"
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+    def _repr_html_(self) -> str:
+        """The scores for notebooks, with warnings and notes."""
+        return to_html(self.to_dict())
 
 
 @dataclass(frozen=True)
@@ -315,12 +315,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if math.isfinite(value) else "-"
-    return html.escape(printable(str(value)))
 
 
 def _from_dict(d: Mapping[str, Any]) -> Result:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+import nrc_probe
 from nrc_probe import probe
 from nrc_probe.assembly import Options, open_subject, read_running, read_settings
 from nrc_probe.cli import cli
@@ -125,6 +127,31 @@ def test_every_key_a_file_may_say_is_an_option() -> None:
 
 def test_every_setting_of_a_result_is_an_option() -> None:
     assert set(Settings.__dataclass_fields__) <= OPTIONS
+
+
+@pytest.mark.parametrize("command", ["analyze", "layers"])
+def test_python_prints_what_the_command_prints(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from runs import save_data, save_network
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "90")
+    save_network(tmp_path / "net.pth")
+    save_data(tmp_path / "train.npz")
+    (tmp_path / "nrc-probe.toml").write_text('[data]\npath = "train.npz"')
+    done = CliRunner().invoke(cli, [command, "net.pth"], catch_exceptions=False)
+    if command == "analyze":
+        nrc_probe.print_result(nrc_probe.analyze("net.pth"))
+    else:
+        nrc_probe.print_layers(nrc_probe.list_layers("net.pth"))
+    assert capsys.readouterr().out == done.stdout
+    assert len(done.stdout.splitlines()) > 5
+
+
+def test_what_annotations_need_is_public() -> None:
+    assert nrc_probe.Options is Options
+    assert all(getattr(nrc_probe, name) for name in nrc_probe.__all__)
 
 
 def test_python_takes_the_checkpoint_and_the_data_first_and_the_options_by_name() -> None:

@@ -138,7 +138,9 @@ def test_conditions_that_rounding_decides_are_not_among_those_that_hold() -> Non
 
 def test_where_collapse_starts_is_marked_once_a_block_and_nowhere_else() -> None:
     lines = printed(a_full_result(), 120)
-    marked = [k for k, line in enumerate(lines) if "collapsed from here on, of those scored: NRC1 <= 0.2" in line]
+    marked = [
+        k for k, line in enumerate(lines) if "collapsed from here on, of those scored: NRC1 <= 0.2" in line
+    ]
     assert len(marked) == 1
     assert lines[marked[0] + 1].startswith(" b.层归一化")
     assert "collapsed from here on" not in text_of(a_result(a_layer("fc1", 0.5)))

@@ -180,12 +180,67 @@ def test_results_written_before_there_were_undecided_conditions_are_read() -> No
     assert Result.from_json(json.dumps(values)) == full_result()
 
 
-def test_the_notebook_table_escapes_what_names_hold() -> None:
-    html = a_result(a_layer("<script>&\x1b", 0.1, nrc2=math.nan))._repr_html_()
+HOSTILE = "<script>&\x1b"
+
+
+def test_the_notebook_table_escapes_what_names_and_remarks_hold() -> None:
+    result = a_result(
+        a_layer(HOSTILE, 0.1, notes=(HOSTILE,)),
+        skipped=(Skipped(HOSTILE, "Linear", HOSTILE),),
+        warnings=(HOSTILE,),
+        model=replace(a_result().model, assumptions=(HOSTILE,)),
+    )
+    html = result._repr_html_()
     assert "<script>" not in html
-    assert html.count("&lt;script&gt;&amp;\\x1b") == 2
-    assert "<td>0.1</td><td>-</td><td>0.9</td><td>0.125</td><td>1.1</td>" in html
-    assert "first collapsed layer: &lt;script&gt;" in html
+    assert "\x1b" not in html
+    assert html.count("&lt;script&gt;&amp;\\x1b") == 8
+
+
+def test_the_notebook_table_has_marks_chance_level_and_held_out_errors() -> None:
+    layer = a_layer("a", 0.1, nrc2=math.nan, nrc4_ratio=1.6, undecided=("nrc3",))
+    html = a_result(layer, a_layer("b", 0.5), heldout=held_out("a"))._repr_html_()
+    heads = html[html.index("<tr>") : html.index("</tr>")].removeprefix("<tr><th>").removesuffix("</th>")
+    assert heads.split("</th><th>") == [
+        *(
+            "name",
+            "width",
+            "rank",
+            "nrc1",
+            "nrc2",
+            "nrc3",
+            "nrc3_chance",
+            "nrc4",
+            "nrc4_ratio",
+            "nrc4 held out",
+        )
+    ]
+    row = ["a", "64", "3", "0.1 ✓", "-", "0.9 ?", "0.2", "0.125", "1.6 ·", "0.25"]
+    assert "".join(f"<td>{cell}</td>" for cell in row) in html
+    assert "<td>1.1 ✓</td><td>-</td></tr>" in html  # the second layer has no held-out error
+    assert "the network&#x27;s own" not in html
+    assert "first collapsed layer: none; the network's own R²: 0.9; on held-out rows: 0.8" in html
+    assert "held out" not in a_result(layer)._repr_html_()
+
+
+def test_the_notebook_says_what_is_to_be_minded() -> None:
+    html = full_result()._repr_html_()
+    for words_ in ("<p>warnings</p><ul><li>beware</li></ul>", "<li>a: dead</li>", "<li>ReLU is assumed</li>"):
+        assert words_ in html
+    assert "<p>not scored</p><ul><li>conv1: excluded by &#x27;conv1&#x27;</li></ul>" in html
+    assert (
+        "<p>"
+        not in a_result(
+            model=replace(a_result().model, assumptions=()), data=replace(a_result().data, assumptions=())
+        )._repr_html_()
+    )
+
+
+def test_a_result_as_text_is_one_line_that_names_the_way_to_the_report() -> None:
+    assert str(full_result()) == (
+        "run/7.pth: 2 layers scored, NRC1 met from b on, R² 0.9 (nrc_probe.print_result shows the report)"
+    )
+    assert "NRC1 not met in the last one" in str(a_result(a_layer("a\x1b", 0.5)))
+    assert str(a_result(a_layer("a\x1b", 0.1))).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,17 @@ Remarks = Iterable[tuple[str, list[str]]]
 """Titles, each with its lines."""
 
 
-def print_result(result: Result, console: Console) -> None:
-    """Print the whole report: header, layers, notes, warnings, reading."""
+def standard_output() -> Console:
+    """Standard output as wide as its terminal; text is shown as it is, in a notebook too."""
+    return Console(highlight=False, soft_wrap=False, emoji=False, markup=False, force_jupyter=False)
+
+
+def print_result(result: Result, console: Console | None = None) -> None:
+    """Print the whole report: header, layers, notes, warnings, reading.
+
+    console: standard output where it is None, so that it is what the command line prints.
+    """
+    console = console or standard_output()
     page = _page(console)
     for title, value in _facts(result):
         _print_hanging(Text(f"{title:<{_TITLE_WIDTH}}", style="bold"), value, console)
@@ -35,8 +44,12 @@ def print_result(result: Result, console: Console) -> None:
     _print_hanging(Text(), reading(result), console, style="italic")
 
 
-def print_layers(listing: Layers, console: Console) -> None:
-    """Print what would be scored: a row a layer, then what would not be and what was assumed."""
+def print_layers(listing: Layers, console: Console | None = None) -> None:
+    """Print what would be scored: a row a layer, then what would not be and what was assumed.
+
+    console: as for `print_result`.
+    """
+    console = console or standard_output()
     model = listing.model
     title = Text(f"{'network':<{_TITLE_WIDTH}}", style="bold")
     _print_hanging(title, f"{model.summary} ({model.parameters:,} parameters)", console)
