@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nrc_probe.architecture import Network, build_network
+from nrc_probe.checking import check_types
 from nrc_probe.checkpoint import Checkpoint, load_checkpoint
 from nrc_probe.config import Config, find_config, overlay, read_config, read_metadata
 from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
@@ -20,7 +22,7 @@ from nrc_probe.errors import CheckpointError, ConfigError, DataError
 from nrc_probe.layers import POOLINGS
 from nrc_probe.moments import PRECISIONS
 from nrc_probe.result import CheckpointFacts, Settings, Thresholds
-from nrc_probe.spec import DataSpec, ModelSpec
+from nrc_probe.spec import DataSpec, ModelSpec, columns_text
 
 _MOST_THREADS = 1024
 
@@ -38,9 +40,9 @@ class Options(TypedDict, total=False):
     """Keyword arguments of a factory that makes the data."""
     heldout: object
     """Rows that were not trained on: a path or whatever `data` takes."""
-    inputs: str | None
-    """Array, data set or column names, or ranges such as "0:8"."""
-    targets: str | None
+    inputs: str | Sequence[str] | None
+    """Array, data set or column names, or ranges such as "0:8"; several as "a,b" or in a list."""
+    targets: str | Sequence[str] | None
     """As `inputs`."""
     standardize: Sequence[str] | str | None
     """"inputs" and / or "targets", or a file that holds their means and deviations."""
@@ -111,13 +113,14 @@ def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: obj
     Raises ProbeError's children for everything that is missing, broken or unknown.
     """
     _check_names(options)
+    check_types(options)
     said = _as_config(options, data)
     if isinstance(checkpoint, nn.Module):
         summary = f"{type(checkpoint).__name__}, a live module"
         _check_finite(checkpoint, summary)
         network = Network(checkpoint, "module", summary, ())
         return Subject(CheckpointFacts(None), network, overlay(said, _given_config(options)))
-    path = Path(checkpoint)
+    path = _as_path(checkpoint)
     file = _given_config(options) if options.get("config") else _found_config(path, options)
     config = overlay(said, file)
     loaded = load_checkpoint(
@@ -173,6 +176,13 @@ def read_running(config: Config) -> Running:
 # ---------------------------------------------------------------------------------- who said what
 
 
+def _as_path(checkpoint: object) -> Path:
+    if not isinstance(checkpoint, str | PathLike):
+        kind = type(checkpoint).__name__
+        raise ConfigError(f"expected a checkpoint's path or a torch.nn.Module to analyze, got a {kind}")
+    return Path(checkpoint)
+
+
 def _check_names(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in Options.__annotations__:
@@ -191,8 +201,8 @@ def _as_config(options: Options, data: object) -> Config:
         model=ModelSpec(options.get("model"), extra, trusted=True),
         data=DataSpec(
             path=str(data) if _is_path(data) else None,
-            inputs=options.get("inputs"),
-            targets=_file_here(options.get("targets"), ".npy"),
+            inputs=columns_text(options.get("inputs")),
+            targets=_file_here(columns_text(options.get("targets")), ".npy"),
             standardize=_standardize(options.get("standardize")),
             images=options.get("images"),
             options=dict(options.get("data_options") or {}),

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.errors import ConfigError
-from nrc_probe.spec import DataSpec, ModelSpec
+from nrc_probe.spec import DataSpec, ModelSpec, columns_text
 
 FILE_NAME = "nrc-probe.toml"
 METADATA_KEY = "nrc_probe"
@@ -119,10 +119,12 @@ def _overlay_data(upper: DataSpec, lower: DataSpec) -> DataSpec:
 
 def _filled(upper: DataSpec, lower: DataSpec) -> DataSpec:
     """`upper`, and from `lower` how the data are read and prepared where `upper` does not say."""
+    named_below = (upper.inputs is None and lower.inputs) or (upper.targets is None and lower.targets)
     return replace(
         upper,
         inputs=_either(upper.inputs, lower.inputs),
         targets=_either(upper.targets, lower.targets),
+        names_from=upper.names_from or (lower.names_from if named_below else None),
         standardize=_either(upper.standardize, lower.standardize),
         images=_either(upper.images, lower.images),
     )
@@ -178,6 +180,9 @@ def _one_of(*words: str) -> _Rule:
 
 
 _TEXT = _Rule("a text", lambda value: isinstance(value, str) and value != "")
+_NAMES = _Rule(
+    "a text or a list of texts", lambda value: _TEXT.holds(value) or (_is_texts(value) and bool(value))
+)
 _TABLE = _Rule("a table", lambda value: isinstance(value, dict))
 _COUNT = _Rule("a whole number above 0", _is_count)
 _NUMBER = _Rule("a number", _is_number)
@@ -187,8 +192,8 @@ _TABLES: dict[str, dict[str, _Rule]] = {
     "model": {"architecture": _TEXT, "options": _TABLE},
     "data": {
         "path": _TEXT,
-        "inputs": _TEXT,
-        "targets": _TEXT,
+        "inputs": _NAMES,
+        "targets": _NAMES,
         "standardize": _Rule('["inputs", "targets"], one of them, or a file', _is_standardize),
         "images": _one_of("auto", "nhwc", "as-is"),
         "options": _TABLE,
@@ -221,16 +226,19 @@ def _config(tables: Mapping[str, object], place: str, folder: Path, trusted: boo
         score = {**score, "thresholds": thresholds}
     return Config(
         ModelSpec(**said.get("model", {}), trusted=trusted, folder=folder),  # type: ignore[arg-type]  # _checked
-        _data_spec(said.get("data", {}), folder, trusted),
-        _data_spec(said.get("heldout", {}), folder, trusted),
+        _data_spec(said.get("data", {}), folder, trusted, place),
+        _data_spec(said.get("heldout", {}), folder, trusted, place),
         score,
     )
 
 
-def _data_spec(said: Mapping[str, object], folder: Path, trusted: bool) -> DataSpec:
+def _data_spec(said: Mapping[str, object], folder: Path, trusted: bool, place: str) -> DataSpec:
     """The spec, its files found from `folder` even where another source gives the path."""
     values = dict(said)
-    standardize, targets = said.get("standardize"), said.get("targets")
+    for role in ("inputs", "targets"):
+        if role in said:
+            values |= {role: columns_text(said[role]), "names_from": place}  # type: ignore[arg-type]  # _checked
+    standardize, targets = said.get("standardize"), values.get("targets")
     if standardize in ("inputs", "targets"):
         values["standardize"] = (standardize,)
     elif isinstance(standardize, str):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from nrc_probe.architecture import describe
 from nrc_probe.atomic import replacing
+from nrc_probe.checking import check_types
 from nrc_probe.config import METADATA_KEY
 from nrc_probe.dataset.standardize import ROLES
-from nrc_probe.errors import ArchitectureError, ConfigError, DataError
+from nrc_probe.errors import ArchitectureError, ConfigError, DataError, OutputError
 from nrc_probe.factory import is_factory
-from nrc_probe.spec import ModelSpec
+from nrc_probe.spec import ModelSpec, columns_text
 
 _EXAMPLE_ROWS = 8
 _EXAMPLE_SIDE = 32
@@ -31,8 +32,8 @@ def save_checkpoint(
     *,
     data: str | Path | None = None,
     heldout: str | Path | None = None,
-    inputs: str | None = None,
-    targets: str | None = None,
+    inputs: str | Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     standardize: Sequence[str] | str | None = None,
     architecture: str | None = None,
     model_options: Mapping[str, object] | None = None,
@@ -51,15 +52,28 @@ def save_checkpoint(
 
     Raises ArchitectureError where no known architecture reproduces the model's outputs; DataError
     where a data file does not exist; ConfigError where an option has no JSON form; OutputError
-    where `path` cannot be written.
+    where `path` cannot be written, or has another suffix than .safetensors.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise OutputError(
+            f"cannot write '{path}': what save_checkpoint writes needs a name that ends in .safetensors"
+        )
+    check_types(
+        {
+            "architecture": architecture,
+            "model_options": model_options,
+            "inputs": inputs,
+            "targets": targets,
+            "standardize": standardize,
+        }
+    )
     spec = ModelSpec(architecture, dict(model_options or {}))
     if architecture is None:
-        spec = _recognised(model, _example(model) if example is None else example)
+        spec = _recognised(model, example)
     prepared = {
-        "inputs": inputs,
-        "targets": _targets(targets, path),
+        "inputs": columns_text(inputs),
+        "targets": _targets(columns_text(targets), path),
         "standardize": _standardized(standardize, path),
     }
     tables = {
@@ -91,14 +105,26 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _recognised(model: nn.Module, example: Tensor) -> ModelSpec:
-    spec = describe(model, example)
-    if spec is None:
+_NAME_IT = (
+    'architecture="package.module:function", a function that returns the network '
+    "(opening the file then needs --allow-code), or use nrc_probe.analyze(model, data)"
+)
+
+
+def _recognised(model: nn.Module, example: Tensor | None) -> ModelSpec:
+    name = type(model).__name__
+    inputs = _example(model) if example is None else example
+    try:
+        spec = describe(model, inputs)
+    except ArchitectureError as error:
+        if example is not None:
+            raise
         raise ArchitectureError(
-            f"{type(model).__name__} cannot be rebuilt from its tensors alone: give "
-            'architecture="package.module:function", a function that returns the network '
-            "(opening the file then needs --allow-code), or use nrc_probe.analyze(model, data)"
-        )
+            f"{name} fails on random inputs {tuple(inputs.shape)}, a guess ({error}): give example=inputs "
+            f"if it is an MLP or a ResNet; else give {_NAME_IT}"
+        ) from error
+    if spec is None:
+        raise ArchitectureError(f"{name} cannot be rebuilt from its tensors alone: give {_NAME_IT}")
     return spec
 
 

@@ -6,7 +6,7 @@ A field that is None was not said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,3 +45,10 @@ class DataSpec:
     """Whether the user said it: only then may a factory run."""
     folder: Path | None = None
     """The folder that relative paths, and a factory's module, are looked for in."""
+    names_from: str | None = field(default=None, compare=False)
+    """The file that names inputs or targets; None: the user does, or nobody."""
+
+
+def columns_text(said: str | Iterable[str] | None) -> str | None:
+    """Names or ranges as one text, "a,b", also where they were listed."""
+    return said if said is None or isinstance(said, str) else ",".join(said)

@@ -12,7 +12,7 @@ from runs import save_data, save_network, small_network
 from nrc_probe import analyze, save_checkpoint
 from nrc_probe.assembly import Options, open_data, open_subject, read_running, read_settings
 from nrc_probe.config import Config
-from nrc_probe.errors import CodeRefusedError, ConfigError, DataError
+from nrc_probe.errors import CodeRefusedError, ConfigError, DataError, ProbeError
 
 FACTORY = """
 import torch
@@ -260,3 +260,90 @@ def test_nothing_said_about_running_leaves_the_choice_open() -> None:
     running = read_running(Config())
     assert (running.batch_size, running.threads) == (None, None)
     assert read_running(Config(score={"device": "cpu"})).device == torch.device("cpu")
+
+
+# --------------------------------------------------------------------------- options of a wrong type
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("data_options", 1, "a mapping from names, got 1"),
+        ("model_options", [1], "a mapping from names, got [1]"),
+        ("thresholds", {1: 2.0}, "a mapping from names, got {1: 2.0}"),
+        ("model", None.__class__, "a text, got <class 'NoneType'>"),
+        ("activation", b"relu", "a text, got b'relu'"),
+        ("inputs", 3, "a text or a list of texts, got 3"),
+        ("targets", [0, 1], "a text or a list of texts, got [0, 1]"),
+        ("standardize", True, "a text or a list of texts, got True"),
+        ("layers", {"a": 1}, "a text or a list of texts, got {'a': 1}"),
+        ("exclude", list(range(99)), "a text or a list of texts, got a list"),
+        ("allow_code", "yes", "True or False, got 'yes'"),
+        ("unsafe_pickle", 1, "True or False, got 1"),
+        ("config", 1, "a path, got 1"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused_by_name(option: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_subject(small_network(), {option: value})
+    assert str(caught.value) == f"option '{option}': expected {expected}"
+
+
+@pytest.mark.parametrize("name", sorted(Options.__annotations__))
+def test_no_option_of_a_strange_type_ends_in_anything_but_a_line(name: str, tmp_path: Path) -> None:
+    save_network(tmp_path / "net.pth")
+    pair = (np.zeros((4, 5)), np.zeros((4, 2)))
+    for value in (object(), 1j, -1, b"x", [[1]], {1: 2}, lambda: 1):
+        with pytest.raises(ProbeError) as caught:
+            analyze(tmp_path / "net.pth", pair, **{name: value})
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_checkpoint_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"expected a checkpoint's path or a .*Module to analyze, got a dict"
+    ):
+        open_subject({"weight": torch.zeros(1)}, {})
+
+
+def test_columns_may_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "net.pth")
+    (tmp_path / "d.csv").write_text("a,b,c,d,e,f,g\n" + "1,2,3,4,5,6,7\n" * 3)
+    (tmp_path / "nrc-probe.toml").write_text(
+        '[data]\npath = "d.csv"\ninputs = ["a", "c:f"]\ntargets = ["f", "g"]'.replace("c:f", "1:5")
+    )
+    listed = open_data(open_subject("net.pth", {}), None, {})[0]
+    (inputs, targets), *_ = listed.batches(3)
+    assert inputs[0].tolist() == [1, 2, 3, 4, 5]
+    assert targets[0].tolist() == [6, 7]
+    options = {"inputs": ["0:4", "e"], "targets": ("g", "f")}
+    (inputs, targets), *_ = open_data(open_subject("net.pth", options), None, options)[0].batches(3)
+    assert inputs[0].tolist() == [1, 2, 3, 4, 5]
+    assert targets[0].tolist() == [7, 6]
+
+
+# ------------------------------------------------------------------------------ who named the arrays
+
+
+def test_an_array_that_a_found_file_names_is_missed_with_that_file_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "run" / "net.pth")
+    save_data(tmp_path / "other.npz", obs=np.zeros((60, 5)))
+    toml = tmp_path / "run" / "nrc-probe.toml"
+    toml.write_text('[data]\npath = "train.npz"\ninputs = "states"\ntargets = "y"')
+
+    def missed(**options: str) -> str:
+        with pytest.raises(DataError) as caught:
+            open_data(open_subject("run/net.pth", options, "other.npz"), "other.npz", options)
+        return str(caught.value)
+
+    said = " (what --inputs and --targets do not say, run/nrc-probe.toml does)"
+    assert missed().startswith("other.npz: has no array 'states'; it has ")
+    assert missed().endswith(said)
+    assert missed(targets="z").endswith(said)
+    assert "nrc-probe.toml" not in missed(inputs="a", targets="b")
+    toml.write_text('[data]\npath = "train.npz"')
+    assert "nrc-probe.toml" not in missed(inputs="a")

@@ -189,6 +189,28 @@ def test_csv_columns_are_chosen_by_name_and_text_elsewhere_does_no_harm(tmp_path
     np.testing.assert_array_equal(found[1], [[1], [4]])
 
 
+def test_the_columns_beside_named_targets_are_the_inputs(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("hip,knee,torque,ankle\n1,2,3,4\n5,6,7,8\n")
+    dataset = open_dataset(DataSpec("d.csv", targets="torque", folder=tmp_path))
+    np.testing.assert_array_equal(read(dataset)[0], [[1, 2, 4], [5, 6, 8]])
+    assert dataset.notes == ("inputs taken from all but the targets: columns hip, knee, ankle",)
+    np.save(tmp_path / "d.npy", np.arange(8.0).reshape(2, 4))
+    found = read(open_dataset(DataSpec("d.npy", targets="-1", folder=tmp_path)))
+    np.testing.assert_array_equal(found[0], [[0, 1, 2], [4, 5, 6]])
+
+
+def test_usual_names_of_inputs_win_over_all_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("time,x0,x1,torque\n9,1,2,3\n9,5,6,7\n")
+    found = read(open_dataset(DataSpec("d.csv", targets="torque", folder=tmp_path)))
+    np.testing.assert_array_equal(found[0], [[1, 2], [5, 6]])
+
+
+def test_targets_that_leave_no_column_for_the_inputs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"d\.csv: all 2 columns are targets, none is left for the inputs"):
+        open_dataset(DataSpec("d.csv", targets="0:2", folder=tmp_path))
+
+
 def test_hdf5_data_sets_can_be_nested_and_guesses_are_noted(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["train/x"] = X

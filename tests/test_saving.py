@@ -264,8 +264,59 @@ def test_a_network_without_a_layer_to_try_it_on_asks_for_an_example(tmp_path):
 
 def test_a_network_that_fails_on_the_example_says_how(tmp_path):
     model = Named({"a": nn.Linear(5, 4), "b": nn.Linear(9, 2)}, "a b")
-    with pytest.raises(ArchitectureError, match="the network's call on the example failed"):
-        save_checkpoint(model, tmp_path / "m.safetensors")
+    with pytest.raises(ArchitectureError, match=r"^the network's call on the example failed"):
+        save_checkpoint(model, tmp_path / "m.safetensors", example=torch.randn(3, 5))
+
+
+def test_a_network_that_fails_on_our_own_example_is_told_what_to_give(tmp_path):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
+            block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(block, 1, enable_nested_tensor=False)
+            self.place = nn.Parameter(torch.randn(1, 10, 8))
+
+        def forward(self, x):
+            return self.head(self.encoder(self.embed(x) + self.place[:, : x.shape[1]]).mean(1))
+
+    with pytest.raises(ArchitectureError) as error:
+        save_checkpoint(Reader(), tmp_path / "m.safetensors")
+    message = str(error.value)
+    assert message.startswith("Reader fails on random inputs (8, 4), a guess (the network's call on")
+    assert "give example=inputs if it is an MLP or a ResNet" in message
+    assert 'architecture="package.module:function"' in message
+    assert "\n" not in message
+    with pytest.raises(
+        ArchitectureError, match=r"^Reader cannot be rebuilt from its tensors alone: give arch"
+    ):
+        save_checkpoint(Reader(), tmp_path / "m.safetensors", example=torch.randn(3, 10, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m", "m.safetensors.pth", "safetensors"])
+def test_a_name_that_promises_another_format_is_refused(tmp_path, name):
+    with pytest.raises(OutputError) as error:
+        save_checkpoint(nn.Linear(5, 2), tmp_path / name)
+    assert str(error.value) == (
+        f"cannot write '{tmp_path / name}': "
+        "what save_checkpoint writes needs a name that ends in .safetensors"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_listed_comes_back(data):
+    np.savetxt(data / "d.csv", np.ones((9, 7)), delimiter=",", header="a,b,c,d,e,f,g")
+    save_checkpoint(
+        nn.Linear(5, 2), data / "m.safetensors", data=data / "d.csv", inputs=["0:4", "e"], targets=["f", "g"]
+    )
+    assert written(data / "m.safetensors")["data"]["inputs"] == "0:4,e"
+    assert analyze(data / "m.safetensors").data.n == 9
+
+
+def test_an_option_of_a_wrong_type_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="option 'standardize': expected a text or a list of texts, got 1"):
+        save_checkpoint(nn.Linear(5, 2), tmp_path / "m.safetensors", standardize=1)
 
 
 def test_a_state_that_is_more_than_tensors_is_refused(tmp_path):

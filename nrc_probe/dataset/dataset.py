@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nrc_probe.dataset.naming import Choice, choose, parse_columns
 from nrc_probe.dataset.preparing import Batch, Inputs, Preparation, as_columns, image_layout
-from nrc_probe.dataset.readers import read_contents
+from nrc_probe.dataset.readers import Contents, read_contents
 from nrc_probe.dataset.rows import Array, block_rows
 from nrc_probe.dataset.sources import Source, array_source, as_arrays, live_source
 from nrc_probe.dataset.standardize import (
@@ -89,7 +89,7 @@ def open_dataset(spec: DataSpec, *, statistics: Statistics | None = None) -> Dat
     if path.suffix == ".npy" and (spec.targets or "").endswith(".npy"):
         choice, files = _two_files(path, spec)
     else:
-        choice = choose(read_contents(path, str(path)), spec.inputs, spec.targets, str(path))
+        choice = _named(read_contents(path, str(path)), spec, str(path))
         files = (path,)
     source = array_source(choice, str(path))
     return _dataset(source, spec, statistics, path=str(path), sha256=_fingerprint(files))
@@ -109,11 +109,21 @@ def wrap_dataset(
     arrays = as_arrays(source)
     if arrays is None:
         return _dataset(live_source(source, place), spec, statistics)
-    if isinstance(source, tuple):
-        choice = Choice(arrays["x"], arrays["y"])
-    else:
-        choice = choose(arrays, spec.inputs, spec.targets, place)
+    pair = isinstance(source, tuple)
+    choice = Choice(arrays["x"], arrays["y"]) if pair else _named(arrays, spec, place)
     return _dataset(array_source(choice, place), spec, statistics)
+
+
+def _named(contents: Contents, spec: DataSpec, place: str) -> Choice:
+    """The inputs and targets; an error says which file named them, if it was not the user."""
+    try:
+        return choose(contents, spec.inputs, spec.targets, place)
+    except DataError as error:
+        if spec.names_from is None:
+            raise
+        raise DataError(
+            f"{error} (what --inputs and --targets do not say, {spec.names_from} does)"
+        ) from error
 
 
 def _dataset(

@@ -73,28 +73,46 @@ def _listing(arrays: Mapping[str, Array]) -> str:
 def _choose_columns(table: Table, inputs: str | None, targets: str | None, place: str) -> Choice:
     places: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
+    rest = inputs is None and targets is not None and not _usual_columns(table, _INPUT_WORDS)
     for role, text, words in (
         ("inputs", inputs, _INPUT_WORDS),
         ("targets", targets, _TARGET_WORDS),
     ):
         if text is not None:
             places[role] = parse_columns(text, table, place)
-        else:
+        elif not rest:
             places[role] = _guess_columns(table, words, role, place)
             notes.append(f"{role} taken from {_column_text(table, places[role])}")
+    if rest:
+        places["inputs"] = _all_but(places["targets"], table, place)
+        notes.append(f"inputs taken from all but the targets: {_column_text(table, places['inputs'])}")
     if shared := set(places["inputs"]) & set(places["targets"]):
         notes.append(f"{_column_text(table, tuple(sorted(shared)))} in both inputs and targets")
     return Choice(table.select(places["inputs"]), table.select(places["targets"]), tuple(notes))
 
 
+def _all_but(targets: tuple[int, ...], table: Table, place: str) -> tuple[int, ...]:
+    rest = tuple(column for column in range(table.width) if column not in targets)
+    if not rest:
+        raise DataError(f"{place}: all {table.width} columns are targets, none is left for the inputs")
+    return rest
+
+
 def _guess_columns(table: Table, words: tuple[str, ...], role: str, place: str) -> tuple[int, ...]:
-    """The columns called by the first word that fits: y, or y0, y1, ... or y_0, y[1], ..."""
+    """The usual columns of a role. Raises DataError where there are none."""
+    if found := _usual_columns(table, words):
+        return found
+    raise DataError(f"{place}: which columns hold the {role}? It has {_columns_there(table)}; {_WAY_OUT}")
+
+
+def _usual_columns(table: Table, words: tuple[str, ...]) -> tuple[int, ...]:
+    """The columns called by the first word that fits: y, or y0, y1, ... or y_0, y[1], ...; or none."""
     for word in words:
         pattern = re.compile(re.escape(word) + r"([_.\-\[ ]?\d+\]?)?")
         found = tuple(i for i, name in enumerate(table.names) if pattern.fullmatch(name))
         if found:
             return found
-    raise DataError(f"{place}: which columns hold the {role}? It has {_columns_there(table)}; {_WAY_OUT}")
+    return ()
 
 
 def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:
