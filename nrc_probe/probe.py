@@ -70,7 +70,7 @@ def _analyze(
         watched,
         again,
         settings,
-        partial(provenance_since, started, running.device),
+        partial(provenance_since, started, running.device, subject.config.path),
     )
 
 

@@ -162,6 +162,8 @@ class Provenance:
     seconds: float
     created: str
     """UTC, ISO 8601."""
+    config: str | None = None
+    """The nrc-probe.toml that was followed; None where there was none."""
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: nan differs from itself, so equality is written out

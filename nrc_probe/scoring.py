@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def score_passes(
     )
 
 
-def provenance_since(started: float, device: object) -> Provenance:
+def provenance_since(started: float, device: object, config: Path | None = None) -> Provenance:
     """What computes here, and how long it took since `started`, by time.perf_counter()."""
     return Provenance(
         nrc_probe=version("nrc-probe"),
@@ -125,6 +126,7 @@ def provenance_since(started: float, device: object) -> Provenance:
         device=str(device),
         seconds=round(time.perf_counter() - started, 3),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=str(config) if config else None,
     )
 
 

@@ -347,3 +347,17 @@ def test_an_array_that_a_found_file_names_is_missed_with_that_file_s_name(
     assert "nrc-probe.toml" not in missed(inputs="a", targets="b")
     toml.write_text('[data]\npath = "train.npz"')
     assert "nrc-probe.toml" not in missed(inputs="a")
+
+
+def test_a_result_says_which_configuration_it_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "run" / "deep" / "net.pth")
+    save_data(tmp_path / "run" / "train.npz")
+    (tmp_path / "run" / "nrc-probe.toml").write_text('[data]\npath = "train.npz"')
+    assert analyze("run/deep/net.pth").provenance.config == "run/nrc-probe.toml"
+    (tmp_path / "run" / "nrc-probe.toml").rename("other.toml")
+    given = analyze("run/deep/net.pth", "run/train.npz", config="other.toml")
+    assert given.provenance.config == "other.toml"
+    assert analyze("run/deep/net.pth", "run/train.npz").provenance.config is None

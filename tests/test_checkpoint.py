@@ -357,7 +357,15 @@ def test_a_lightning_checkpoint_gives_its_network_and_its_training(tmp_path: Pat
     checkpoint = load_checkpoint(saved(tmp_path / "last.ckpt", lightning()))
     assert set(checkpoint.tensors) == {f"model.{name}" for name in weights()}
     assert checkpoint.training == Training(11, 340, 0.0005, 0.01)
-    assert checkpoint.notes == ()
+    assert checkpoint.notes == (
+        "weight decay 0.0005 was taken from the optimizer; the saved hyperparameters say 0.25",
+        "learning rate 0.01 was taken from the optimizer; the saved hyperparameters say 0.5",
+    )
+
+
+def test_hyper_parameters_that_the_optimizer_bears_out_need_no_word(tmp_path: Path) -> None:
+    agreeing = lightning(hyper_parameters={"weight_decay": 0.0005, "optimizer": {"lr": 0.01}})
+    assert load_checkpoint(saved(tmp_path / "last.ckpt", agreeing)).notes == ()
 
 
 def test_hyper_parameters_speak_where_no_optimizer_was_saved(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 from runs import a_layer, a_result, held_out
 
+import nrc_probe
 from nrc_probe.layers import Skipped
 from nrc_probe.report.progress import progress_on
 from nrc_probe.report.reading import reading
@@ -166,6 +169,37 @@ def test_the_header_says_what_was_analysed() -> None:
         "signal     r = 3, the target dimension; NRC4 cutoff 0.001; mean pooling, exact",
         "",
     ]
+
+
+def test_the_header_names_the_configuration_that_was_followed() -> None:
+    result = a_result(a_layer("fc1"))
+    followed = replace(result.provenance, config="run/nrc-probe.toml")
+    assert printed(replace(result, provenance=followed))[2] == "config     run/nrc-probe.toml"
+    assert not any(line.startswith("config") for line in printed(result))
+
+
+def test_the_conditions_of_2024_cannot_be_taken_for_those_of_the_table() -> None:
+    lines = printed(a_result(a_layer("fc1")))
+    start = lines.index("last layer, older conditions of 2024 (not NRC1-NRC3 above; 0 is collapsed)")
+    assert lines[start + 1 : start + 4] == [
+        "  - 2024-NRC1, feature energy outside the top principal components: 0.100",
+        "  - 2024-NRC2, feature energy outside the weight's rows: 0.200",
+        "  - 2024-NRC3, distance of the weight's Gram matrix from the targets': -",
+    ]
+
+
+def test_guesses_too_plain_to_be_worth_a_line_are_left_to_the_json(tmp_path: Path) -> None:
+    from runs import save_data, small_network
+
+    path = save_data(tmp_path / "plain.npz")
+    plain = nrc_probe.analyze(small_network(), path, heldout=path)
+    assert plain.data.assumptions == ("inputs taken from array 'x'", "targets taken from array 'y'")
+    assert "taken from" not in text_of(plain)
+    with np.load(path) as arrays:
+        np.savez(tmp_path / "other.npz", obs=arrays["x"], y=arrays["y"])
+    text = text_of(nrc_probe.analyze(small_network(), tmp_path / "other.npz"))
+    assert "inputs taken from array 'obs'" in text
+    assert "array 'y'" not in text
 
 
 def test_an_error_that_is_not_a_number_is_a_dash() -> None:

@@ -41,7 +41,7 @@ SCHEMA = {
     "heldout": {"data": DATA, "model_mse": 0.2, "model_r2": 0.8, "layers": [["name", "nrc4"]] * 2},
     "last_layer_2024": ["nrc1", "nrc2", "nrc3"],
     "warnings": ["beware"],
-    "provenance": words("nrc_probe torch numpy device seconds created"),
+    "provenance": words("nrc_probe torch numpy device seconds created config"),
 }
 
 

@@ -80,7 +80,9 @@ def read_training(
     notes: list[str] = []
     sources = [_from_metadata(metadata)]
     for mapping in saved:
-        sources += [_progress(mapping), _from_optimizer(mapping, notes), _from_settings(mapping)]
+        optimizer, settings = _from_optimizer(mapping, notes), _from_settings(mapping)
+        notes += _disagreements(optimizer, settings)
+        sources += [_progress(mapping), optimizer, settings]
     facts = _first_said(sources)
     silent = {name: found for name, found in _from_path(path).items() if name not in facts}
     notes += [
@@ -88,6 +90,15 @@ def read_training(
         for name, (value, part) in silent.items()
     ]
     return _training(facts | {name: value for name, (value, _) in silent.items()}), notes
+
+
+def _disagreements(optimizer: Facts, settings: Facts) -> Iterator[str]:
+    """Lines on what the optimizer was run with and the saved settings say otherwise."""
+    for name in _RATES:
+        used, said = optimizer.get(name), settings.get(name)
+        if used is not None and said is not None and used != said:
+            what = name.replace("_", " ")
+            yield f"{what} {used:g} was taken from the optimizer; the saved hyperparameters say {said:g}"
 
 
 def _training(facts: Facts) -> Training:

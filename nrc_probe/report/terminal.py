@@ -16,6 +16,12 @@ from nrc_probe.result import DataFacts, LayerFacts, Layers, Result
 _NAMES_SHOWN = 6
 """A note shared by more layers than this names the first few."""
 _TITLE_WIDTH = 11
+_CONVENTIONAL = {
+    f"{place}{role} taken from array '{name}'"
+    for place in ("", "held out: ")
+    for role, name in (("inputs", "x"), ("targets", "y"))
+}
+"""Guesses too plain to be worth a line; the JSON has them all."""
 
 Remarks = Iterable[tuple[str, list[str]]]
 """Titles, each with its lines."""
@@ -88,6 +94,8 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     if checkpoint.path is not None:
         yield "checkpoint", checkpoint.path
         yield "training", _training(result)
+    if result.provenance.config is not None:
+        yield "config", result.provenance.config
     yield "network", f"{model.summary} ({model.parameters:,} parameters, {model.source})"
     yield "data", _data(result.data)
     yield "error", _error(result.model_mse, result.model_r2)
@@ -190,10 +198,10 @@ def _remarks(result: Result) -> Remarks:
     if result.heldout:
         assumed += [f"held out: {note}" for note in result.heldout.data.assumptions]
     for title, lines in (
-        ("last layer, in the numbering of 2024 (0 is collapsed)", _last_layer(result)),
+        ("last layer, older conditions of 2024 (not NRC1-NRC3 above; 0 is collapsed)", _last_layer(result)),
         ("notes", _grouped(notes)),
         ("not scored", _grouped(skipped)),
-        ("assumed", assumed),
+        ("assumed", [note for note in assumed if note not in _CONVENTIONAL]),
         ("warnings", list(result.warnings)),
     ):
         if lines:
@@ -204,8 +212,11 @@ def _last_layer(result: Result) -> list[str]:
     last = result.last_layer_2024
     if last is None:
         return []
-    values = enumerate((last.nrc1, last.nrc2, last.nrc3), 1)
-    return [", ".join(f"nrc{k} {share(value)}" for k, value in values)]
+    return [
+        f"2024-NRC1, feature energy outside the top principal components: {share(last.nrc1)}",
+        f"2024-NRC2, feature energy outside the weight's rows: {share(last.nrc2)}",
+        f"2024-NRC3, distance of the weight's Gram matrix from the targets': {share(last.nrc3)}",
+    ]
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:
