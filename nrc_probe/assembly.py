@@ -44,6 +44,10 @@ class Options(TypedDict, total=False):
     """Array, data set or column names, or ranges such as "0:8"; several as "a,b" or in a list."""
     targets: str | Sequence[str] | None
     """As `inputs`."""
+    heldout_inputs: str | Sequence[str] | None
+    """As `inputs`, of the held-out data where they have other names."""
+    heldout_targets: str | Sequence[str] | None
+    """As `heldout_inputs`."""
     standardize: Sequence[str] | str | None
     """"inputs" and / or "targets", or a file that holds their means and deviations."""
     images: str | None
@@ -208,7 +212,12 @@ def _as_config(options: Options, data: object) -> Config:
             options=dict(options.get("data_options") or {}),
             trusted=True,
         ),
-        heldout=DataSpec(path=str(heldout) if _is_path(heldout) else None, trusted=True),
+        heldout=DataSpec(
+            path=str(heldout) if _is_path(heldout) else None,
+            inputs=columns_text(options.get("heldout_inputs")),
+            targets=_file_here(columns_text(options.get("heldout_targets")), ".npy"),
+            trusted=True,
+        ),
         score={
             name: value for name, value in options.items() if name in _SCORE_OPTIONS and value is not None
         },

@@ -34,7 +34,8 @@ _FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
 
 _KINDS = {
     **dict.fromkeys(("model", "architecture", "activation", "images", "state_key"), _TEXT),
-    **dict.fromkeys(("inputs", "targets", "standardize", "layers", "exclude"), _TEXTS),
+    **dict.fromkeys(("inputs", "targets", "heldout_inputs", "heldout_targets"), _TEXTS),
+    **dict.fromkeys(("standardize", "layers", "exclude"), _TEXTS),
     **dict.fromkeys(("model_options", "data_options", "thresholds"), _TABLE),
     **dict.fromkeys(("allow_code", "unsafe_pickle"), _FLAG),
     "config": _PATH,

@@ -323,6 +323,19 @@ def test_columns_may_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert targets[0].tolist() == [7, 6]
 
 
+def test_held_out_arrays_may_have_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "net.pth")
+    save_data(tmp_path / "train.npz")
+    with np.load("train.npz") as arrays:
+        np.savez("test.npz", a=arrays["x"][:7], b=arrays["y"][:7])
+    named = {"heldout_inputs": "a", "heldout_targets": "b", "inputs": "x"}
+    result = analyze("net.pth", "train.npz", heldout="test.npz", **named)
+    assert (result.data.n, result.heldout.data.n) == (60, 7)
+    with pytest.raises(DataError, match=r"test\.npz: has no array 'x'"):
+        analyze("net.pth", "train.npz", heldout="test.npz", inputs="x")
+
+
 # ------------------------------------------------------------------------------ who named the arrays
 
 

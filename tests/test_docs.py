@@ -97,3 +97,43 @@ def test_the_makefile_has_the_two_commands_of_the_readme():
 def test_fixtures_stay_small():
     size = sum(path.stat().st_size for path in (ROOT / "fixtures").rglob("*") if path.is_file())
     assert size < 25 * 2**20
+
+
+def test_the_keys_of_the_json_result_are_those_in_the_readme():
+    result = nrc_probe.analyze(ROOT / "fixtures/hopper/wd_0.safetensors", limit=300).to_dict()
+    rows = re.findall(r"^\| (`\w+`[^|]*) \|(.*)\|$", README.split("## The JSON result")[1], re.MULTILINE)
+    listed = {
+        key: set(re.findall(r"`(\w+)`", text)) for cell, text in rows for key in re.findall(r"`(\w+)`", cell)
+    }
+    assert list(listed) == list(result)
+    for key, value in result.items():
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, dict):
+            assert set(inner) - {"layers"} <= listed[key], key
+    every = {*listed, *(name for names in listed.values() for name in names)}
+    known = {*result, *(key for value in result.values() for key in keys_of(value))}
+    assert every - known == {"reason", "type"} - known
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from keys_of(inner)
+    elif isinstance(value, list):
+        for item in value:
+            yield from keys_of(item)
+
+
+def test_the_guessed_names_are_those_in_the_readme():
+    from nrc_probe.dataset import naming
+
+    for role, words in (("inputs", naming._INPUT_WORDS), ("targets", naming._TARGET_WORDS)):
+        assert " ".join(f"`{word}`" for word in words) in " ".join(README.split()), role
+
+
+def test_every_pooling_is_explained():
+    from nrc_probe.layers import POOLINGS
+
+    section = README.split("### Pooling")[1].split("## The JSON")[0]
+    assert [name for name in POOLINGS if f"`{name}`" not in section] == []
