@@ -56,7 +56,8 @@ def read_as(model: nn.Module, activation: str | None, folder: Path):
 def test_a_network_read_with_another_activation_is_warned_about(between, tmp_path):
     model = fitted(*between)
     (warning,) = read_as(model, None, tmp_path).warnings
-    assert "undertrained, or a wrong activation, architecture or standardisation" in warning
+    assert "undertrained, trained with dropout or for another loss" in warning
+    assert "read here with a wrong activation, architecture or standardisation" in warning
     assert read_as(model, between[-1].__name__.lower(), tmp_path).warnings == ()
 
 
