@@ -68,7 +68,7 @@ data_options = _stack(
         help='Array name, or columns: "a,b", "0:8", "0,2,5:7". Default: guessed.',
     ),
     click.option(
-        "--targets", metavar="NAME", help="As --inputs; alone, it leaves a table's other columns to these."
+        "--targets", metavar="NAME", help="As --inputs; alone, a table's other columns are the inputs."
     ),
     click.option("--heldout-inputs", metavar="NAME", help="As --inputs, where held-out names differ."),
     click.option("--heldout-targets", metavar="NAME", help="As --targets, where held-out names differ."),
