@@ -6,16 +6,19 @@ The public names load on first use: importing the package, and `nrc-probe --help
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as typing's, which takes its time to load
 if TYPE_CHECKING:
+    from typing import Any
+
     from nrc_probe.assembly import Options
     from nrc_probe.errors import ProbeError
     from nrc_probe.probe import analyze, list_layers
     from nrc_probe.report.terminal import print_layers, print_result
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
+
+    __version__: str
 
 __all__ = [
     "LayerResult",
@@ -29,7 +32,6 @@ __all__ = [
     "print_result",
     "save_checkpoint",
 ]
-__version__ = version("nrc-probe")
 
 _HOMES = {
     "LayerResult": "result",
@@ -46,6 +48,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("nrc-probe")
     if name not in _HOMES:
         raise AttributeError(f"module 'nrc_probe' has no attribute '{name}'")
     return getattr(import_module(f"nrc_probe.{_HOMES[name]}"), name)

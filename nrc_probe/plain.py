@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 160
 _STAND_INS = str.maketrans({"²": "2", "─": "-", "✓": "+", "·": "."})
 """Of the same width: columns stay where they are."""
 
@@ -16,3 +20,14 @@ def encodable(text: str, encoding: str) -> str:
     if encoding.lower().startswith("utf"):
         return text
     return text.translate(_STAND_INS).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's own words, cut where it is long; its type where it has none."""
+    words = _COLOUR.sub("", str(error)).strip()
+    return shortened(words.splitlines()[0] if words else type(error).__name__)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """`text`, cut with an ellipsis where it is longer than `longest`."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -154,6 +154,35 @@ def test_sparse_complex_and_quantised_tensors_are_left_as_they_are(tmp_path: Pat
     assert tensors["quantised"].is_quantized
 
 
+def _nested() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: torch.zeros(1).expand(10**6, 10**6), "4 bytes that claim to be 4000000000000"),
+        (lambda: torch.empty(3, 3, device="meta"), "no values (it was saved from the meta device)"),
+        (_nested, "a nested tensor"),
+    ],
+)
+def test_a_tensor_without_all_its_values_is_refused_before_it_is_read(
+    make: Callable[[], Tensor], what: str, zipped: bool, tmp_path: Path
+) -> None:
+    content = {"net": {"0.weight": torch.ones(3, 3), "2.weight": make()}}
+    path = saved(tmp_path / "net.pt", content, zipped=zipped)
+    assert refusal(path) == f"tensor '2.weight' holds {what}; expected a tensor with all its values"
+
+
+def test_a_small_constant_and_a_shared_weight_are_read(tmp_path: Path) -> None:
+    shared = torch.ones(4, 4)
+    content = {"0.weight": shared, "2.weight": shared.T, "2.bias": torch.zeros(1).expand(4)}
+    assert_same(load_checkpoint(saved(tmp_path / "net.pt", content)), content)
+
+
 def test_parameters_come_back_without_a_gradient(tmp_path: Path) -> None:
     content = {"w": nn.Parameter(torch.ones(2, 2))}
     assert not load_checkpoint(saved(tmp_path / "net.pt", content)).tensors["w"].requires_grad
@@ -620,7 +649,7 @@ def test_a_folder_is_named_as_such(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.pt")
-    assert refusal(tmp_path / "net.pt") == "expected a checkpoint file, got a device or a pipe"
+    assert refusal(tmp_path / "net.pt") == "expected a checkpoint file, got a pipe; name a file"
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "net.safetensors.index.json"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -312,6 +315,11 @@ CSV_ERRORS = {
     "no names": ("1,2\n3,4\n", {}, r"which .* It has 2 columns without names \(0:2\); name them"),
     "a wrong name": ("a,b\n1,2\n", {"inputs": "c"}, "has no column 'c'; it has 2 columns: a, b"),
     "out of range": ("1,2\n3,4\n", {"inputs": "0:3"}, "columns '0:3' are not there; it has 2 col"),
+    "a dash": (
+        "1,2\n3,4\n",
+        {"inputs": "0-4"},
+        r"has no column '0-4'; it has 2 columns without names \(0:2\)",
+    ),
     "none": ("1,2\n3,4\n", {"inputs": "1:1"}, "columns '1:1' are none; it has 2 columns"),
 }
 
@@ -352,8 +360,89 @@ def test_a_header_that_claims_more_than_the_archive_holds_is_refused_unread(tmp_
 def test_a_torch_file_that_needs_code_is_refused_by_the_name_of_the_code(tmp_path: Path) -> None:
     data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
     torch.save(data, tmp_path / "d.pt")
-    with pytest.raises(DataError, match=r"would run code \(torch.utils.data.dataset.TensorDataset\)"):
+    code = r"needs code to open \(torch.utils.data.dataset.TensorDataset\), which was not run; save a dict"
+    with pytest.raises(
+        DataError, match=rf"d\.pt: the file {code} of tensors, or give package.module:function$"
+    ):
         open_dataset(DataSpec("d.pt", folder=tmp_path))
+
+
+def _few_bytes(*shape: int) -> torch.Tensor:
+    return torch.zeros(1).expand(*shape)
+
+
+def _nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+
+
+TORCH_ERRORS = {
+    "few bytes": (lambda: _few_bytes(10**12, 4), "inputs 'x' hold 4 bytes that claim to be 16000000000000;"),
+    "meta": (lambda: torch.empty(9, 4, device="meta"), "inputs 'x' hold no values .* meta device"),
+    "nested": (_nested, "inputs 'x' hold a nested tensor; expected real numbers"),
+    "sparse": (lambda: torch.eye(9).to_sparse(), "inputs 'x' hold torch.sparse_coo; expected real"),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", TORCH_ERRORS)
+def test_a_tensor_without_all_its_values_is_refused_before_it_is_read(
+    case: str, zipped: bool, tmp_path: Path
+) -> None:
+    make, message = TORCH_ERRORS[case]
+    saved = {"x": make(), "y": torch.tensor(Y)}
+    torch.save(saved, tmp_path / "d.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match=message):
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+
+
+def test_a_constant_saved_as_one_number_is_read(tmp_path: Path) -> None:
+    torch.save({"x": torch.tensor(X), "y": _few_bytes(len(X), 1)}, tmp_path / "d.pt")
+    assert open_dataset(DataSpec("d.pt", folder=tmp_path)).n == len(X)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x,y\n1,2\n", "expected a file of torch.save, as '.pt' says, got a text file"),
+        (pickle.dumps({"x": 1}, 4), "got a pickle that torch.save did not write"),
+        (b"PK\x03\x04 cut", "the file is truncated: .* save or copy it again"),
+    ],
+)
+def test_what_torch_did_not_save_is_refused_in_our_own_words(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "d.pt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"d\.pt: .*{message}") as caught:
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_quantised_tensor_is_refused_without_torch_s_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = torch.quantize_per_tensor(torch.tensor(X), 0.1, 0, torch.qint8)
+        torch.save({"x": x, "y": torch.tensor(Y)}, tmp_path / "d.pt")
+    with pytest.raises(DataError, match="inputs 'x' hold qint8; expected real numbers"):
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.csv", "d.h5", "d.pt", "d.parquet"])
+def test_a_pipe_is_no_data_file_and_nobody_waits_for_it(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=rf"{name}: a pipe; expected one file: .npz"):
+        open_dataset(DataSpec(name, folder=tmp_path))
+    with pytest.raises(DataError, match=r"zero\.csv: a device; expected one file"):
+        open_dataset(DataSpec("zero.csv", folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["loop.npz", f"{'a' * 300}.npz"])
+def test_a_path_that_leads_nowhere_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    with pytest.raises(DataError, match=r"the file cannot be read: (Too many levels|File name too long)"):
+        open_dataset(DataSpec(name, folder=tmp_path))
 
 
 def test_a_factory_runs_only_for_the_user(tmp_path: Path) -> None:

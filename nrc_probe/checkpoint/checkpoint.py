@@ -1,6 +1,6 @@
 """A saved file -> Checkpoint: its tensors, and what training left beside them.
 
-The only caller of torch.load. A file is anybody's: its content decides what it is, nothing in it is
+A file is anybody's: its content decides what it is, nothing in it is
 executed unless asked for, and whatever is wrong with it becomes one sentence.
 """
 
@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
-import zipfile
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from pickle import UnpicklingError
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from nrc_probe.checkpoint.inert import STAND_INS
+from nrc_probe.checkpoint.content import OF_SAFETENSORS, OF_TORCH, content_of
 from nrc_probe.checkpoint.statedict import find_state_dict, named_tensors
+from nrc_probe.checkpoint.torchfile import load_torch
 from nrc_probe.checkpoint.training import SUFFIXES, Training, read_training
 from nrc_probe.errors import CheckpointError
+from nrc_probe.files import FILE, kind_of
+from nrc_probe.plain import first_line
 
 __all__ = ["Checkpoint", "Training", "load_checkpoint"]
 
@@ -63,15 +62,20 @@ def load_checkpoint(
         one_line = " ".join(str(error).split())  # names in a file may hold anything
         raise CheckpointError(f"{path}: {one_line}") from error.__cause__
     except OSError as error:
-        reason = error.strerror or _short(error)
+        reason = error.strerror or first_line(error)
         raise CheckpointError(f"{path}: the file cannot be read: {reason}") from error
+
+
+_WAY_OUT = "save model.state_dict() instead, or add --unsafe-pickle if you trust the file"
 
 
 def _load(path: Path, state_key: str | None, unsafe_pickle: bool) -> Checkpoint:
     _require_file(path)
-    content = _content(path)
-    if content in _OF_TORCH:
-        saved = _load_torch(path, content, unsafe_pickle)
+    content = content_of(path)
+    if content not in OF_TORCH + OF_SAFETENSORS:
+        raise CheckpointError(_wrong_format(path, content))
+    if content in OF_TORCH:
+        saved = load_torch(path, content, way_out=_WAY_OUT, unsafe_pickle=unsafe_pickle)
         found, choice = find_state_dict(saved, state_key)
         state, files, kind = found.state, [path], "torch"
         outermost = saved if isinstance(saved, Mapping) and "." in found.key else {}
@@ -103,89 +107,15 @@ def _sha256(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _short(error: BaseException) -> str:
-    """The first line of an error's own words, or its type where it has none."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    line = plain.splitlines()[0] if plain else type(error).__name__
-    return line if len(line) <= 160 else f"{line[:157]}..."
-
-
-# ---- what a file is, by its first bytes
-
-_OF_TORCH = ("torch-zip", "torch-legacy", "torchscript")
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
-_FOREIGN = (
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
-    (b"GGUF", "a GGUF file"),
-    (b"PAR1", "a parquet table"),
-    (b"%PDF", "a PDF document"),
-    (b"version https://git-lfs", "a Git LFS pointer: run 'git lfs pull' to get the file itself"),
-    (b"<", "an HTML or XML page: the download went wrong"),
-    (b"\x80", "a pickle that torch.save did not write"),
-)
+# ---- what a file should be
 
 
 def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError("expected a checkpoint file, got a folder; name a file in it")
-    if not path.exists():
+    kind = kind_of(path)
+    if kind is None:
         raise CheckpointError("there is no such file")
-    if not path.is_file():
-        raise CheckpointError("expected a checkpoint file, got a device or a pipe")
-
-
-def _content(path: Path) -> str:
-    """One of "safetensors", "safetensors-sharded" and `_OF_TORCH`."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise CheckpointError("the file is empty (0 bytes); save or copy it again")
-    if head.startswith(b"PK\x03\x04"):
-        return _content_of_zip(path)
-    if head.startswith(_LEGACY_MAGIC):
-        return "torch-legacy"
-    if _has_header(head) or (len(head) < 9 and path.suffix == ".safetensors"):
-        return "safetensors"
-    if head.lstrip().startswith(b"{") and path.suffix == ".json":
-        return "safetensors-sharded"
-    raise CheckpointError(_wrong_format(path, _foreign(head)))
-
-
-def _has_header(head: bytes) -> bool:
-    """Whether `head` opens as safetensors does: a plausible length, then a JSON object."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
-
-
-def _content_of_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            "the file is truncated: it opens as a zip archive of torch.save, but its directory, "
-            "which comes last, is missing; save or copy it again"
-        ) from error
-    except Exception as error:  # a broken file may fail in any way: name it
-        raise CheckpointError(f"its zip directory is broken: {_short(error)}") from error
-    inner = {name.partition("/")[2] for name in names}
-    if "data.pkl" not in inner:
-        what = "a numpy .npz archive" if names and names[0].endswith(".npy") else "a zip archive"
-        raise CheckpointError(_wrong_format(path, f"{what} of {', '.join(names[:3]) or 'nothing'}"))
-    return "torchscript" if "constants.pkl" in inner else "torch-zip"
-
-
-def _foreign(head: bytes) -> str:
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            return what
-    is_text = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
-    return "a text file" if is_text else "bytes of no known format"
+    if kind != FILE:
+        raise CheckpointError(f"expected a checkpoint file, got {kind}; name a file")
 
 
 def _wrong_format(path: Path, what: str) -> str:
@@ -231,7 +161,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _unreadable_safetensors(error: Exception) -> str:
-    return f"the safetensors file is broken: {_short(error)}; save or copy it again"
+    return f"the safetensors file is broken: {first_line(error)}; save or copy it again"
 
 
 def _truncation(path: Path) -> str | None:
@@ -284,7 +214,7 @@ def _read_index(path: Path) -> dict[str, object]:
     try:
         index = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the shard index is not JSON: {_short(error)}") from error
+        raise CheckpointError(f"the shard index is not JSON: {first_line(error)}") from error
     return index if isinstance(index, dict) else {}
 
 
@@ -311,7 +241,7 @@ def _read_shard(
     try:
         if not path.is_file():
             raise CheckpointError("is missing; copy it beside the index")
-        if _content(path) != "safetensors":
+        if content_of(path) != "safetensors":
             raise CheckpointError("is not a safetensors file")
         tensors, metadata = _read_safetensors(path)
         absent = next((name for name in wanted if name not in tensors), None)
@@ -323,53 +253,3 @@ def _read_shard(
     except CheckpointError as error:
         raise CheckpointError(f"shard '{path.name}': {error}") from error.__cause__
     return {name: tensors[name] for name in wanted}, metadata
-
-
-# ---- what torch.save wrote
-
-
-def _load_torch(path: Path, content: str, unsafe_pickle: bool) -> object:
-    """The object that torch.save wrote; code in it runs only if `unsafe_pickle`."""
-    if content == "torchscript" and not unsafe_pickle:
-        raise CheckpointError(f"a TorchScript archive needs code; {_WAY_OUT}")
-    # by its name, torch.load takes a file called .safetensors for one, and fails on bytes that are
-    # no text; without the name it cannot map the file
-    named = path.suffix != ".safetensors" and str(path).encode(errors="ignore") == bytes(path)
-    mapped = content == "torch-zip" and named
-    try:
-        with (
-            path.open("rb") as file,
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals(STAND_INS),
-        ):
-            warnings.simplefilter("ignore")  # they speak to whoever calls torch.load, not to users
-            return torch.load(
-                path if mapped else file,
-                map_location="cpu",
-                mmap=mapped,
-                weights_only=not unsafe_pickle,
-            )
-    except OSError:
-        raise
-    except Exception as error:  # a broken file may fail in any way: name it
-        raise CheckpointError(_unpickling_problem(error, unsafe_pickle)) from error
-
-
-_WAY_OUT = "save model.state_dict() instead, or add --unsafe-pickle if you trust the file"
-_NAMED_CODE = re.compile(r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '([\w.]+)'>")
-
-
-def _unpickling_problem(error: Exception, unsafe_pickle: bool) -> str:
-    if unsafe_pickle and isinstance(error, ImportError | AttributeError):
-        return f"the file needs code that cannot be imported here: {_short(error)}"
-    code = _NAMED_CODE.search(str(error)) if isinstance(error, UnpicklingError) else None
-    if code:
-        name = next(group for group in code.groups() if group)
-        return f"the file needs code to open ({name}), which was not run; {_WAY_OUT}"
-    return f"the file is truncated or broken: {_reason(error)}; save or copy it again"
-
-
-def _reason(error: Exception) -> str:
-    """torch.load's own reason, without the advice it puts before."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return _short(type(error)(text)) if isinstance(error, UnpicklingError) else _short(error)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nrc_probe.checkpoint.sound import unsound
 from nrc_probe.errors import CheckpointError
 
 _USUAL = (
@@ -165,12 +166,14 @@ def _is_loaded(value: object) -> TypeGuard[Tensor]:
 def named_tensors(state: Mapping[Any, object]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a state dict by their plain names, not copied; notes on what was left out.
 
-    Raises CheckpointError where there are none, or two would bear one name.
+    Raises CheckpointError where there are none, one has no values, or two would bear one name.
     """
     tensors: dict[str, Tensor] = {}
     ignored: list[str] = []
     for name, value in state.items():
         if isinstance(name, str) and _is_loaded(value):
+            if wrong := unsound(value):
+                raise CheckpointError(f"tensor '{name}' holds {wrong}; expected a tensor with all its values")
             tensors[name] = value.detach() if value.requires_grad else value
         else:
             ignored.append(str(name))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
+from nrc_probe.checkpoint import OF_TORCH, content_of, load_torch, unsound
 from nrc_probe.dataset.rows import (
     Array,
     Blocks,
@@ -26,7 +25,8 @@ from nrc_probe.dataset.rows import (
     widen,
 )
 from nrc_probe.dataset.tables import Table, read_csv, read_parquet, reading
-from nrc_probe.errors import DataError
+from nrc_probe.errors import CheckpointError, DataError
+from nrc_probe.files import FILE, kind_of
 
 Contents = Mapping[str, Array] | Table
 
@@ -38,14 +38,18 @@ def read_contents(path: Path, place: str) -> Contents:
     Raises DataError where it is missing, empty, damaged or of an unknown kind.
     """
     known = ", ".join(READERS)
-    if not path.exists():
+    try:
+        kind, size = kind_of(path), path.stat().st_size if path.exists() else 0
+    except OSError as error:
+        raise DataError(f"{place}: the file cannot be read: {error.strerror}") from error
+    if kind is None:
         raise DataError(f"{place}: there is no such file; expected {known}, or package.module:function")
-    if path.is_dir():
-        raise DataError(f"{place}: a folder; expected one file: {known}")
+    if kind != FILE:
+        raise DataError(f"{place}: {kind}; expected one file: {known}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{place}: unknown kind of file '{path.suffix}'; expected {known}")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise DataError(f"{place}: the file is empty (0 bytes)")
     return reader(path, place)
 
@@ -192,7 +196,7 @@ def _safetensors_array(path: Path, place: str, name: str, shape: tuple[int, ...]
 def _read_torch(path: Path, place: str) -> Mapping[str, Array]:
     saved = _load_tensors(path, place)
     if isinstance(saved, Tensor):
-        return {"array": tensor_array("array", saved)}
+        return {"array": _saved_array("array", saved)}
     if isinstance(saved, tuple | list) and len(saved) == 2:
         saved = dict(zip("xy", saved, strict=True))
     if not isinstance(saved, Mapping):
@@ -200,24 +204,24 @@ def _read_torch(path: Path, place: str) -> Mapping[str, Array]:
             f"{place}: holds a {type(saved).__name__}; expected a dict of tensors or a pair (x, y)"
         )
     named = {str(name): value for name, value in saved.items() if isinstance(value, Tensor)}
-    return {name: tensor_array(name, value) for name, value in named.items()}
+    return {name: _saved_array(name, value) for name, value in named.items()}
+
+
+def _saved_array(name: str, tensor: Tensor) -> Array:
+    wrong = unsound(tensor)
+    return Array(name, (), wrong, _no_blocks) if wrong else tensor_array(name, tensor)
 
 
 def _load_tensors(path: Path, place: str) -> object:
     """What torch.save wrote, mapped rather than read where the file allows; never runs code."""
-    import torch
-
+    way_out = "save a dict of tensors, or give package.module:function"
     try:
-        with reading(place, "torch"):
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except DataError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
-        if isinstance(error.__cause__, pickle.UnpicklingError) and code:
-            raise DataError(
-                f"{place}: opening it would run code ({code[1]}); save a dict of tensors, "
-                "or give package.module:function"
-            ) from error
-        raise
+        content = content_of(path)
+        if content not in OF_TORCH:
+            raise DataError(f"{place}: expected a file of torch.save, as '{path.suffix}' says, got {content}")
+        return load_torch(path, content, way_out=way_out)
+    except CheckpointError as error:
+        raise DataError(f"{place}: {error}") from error
 
 
 READERS: dict[str, Callable[[Path, str], Contents]] = {

@@ -1,0 +1,28 @@
+"""What a path leads to. Only regular files are read: a pipe or a device may never end, or never begin."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+FILE = "a file"
+_KINDS = {
+    stat.S_IFREG: FILE,
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """`FILE`, "a folder", "a pipe", ..., links followed; None where nothing is there.
+
+    Raises OSError where that cannot be found out, as of a link that leads to itself.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
