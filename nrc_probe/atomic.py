@@ -1,28 +1,25 @@
-"""Files appear whole or not at all: written to a temporary sibling, then renamed."""
+"""Files appear whole or not at all: written to temporary siblings, then renamed."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nrc_probe.errors import OutputError
+from nrc_probe.files import FILE, kind_of
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary sibling to write to; it takes the place of `path` at the end, or goes on errors.
 
-    A link stays, its target is replaced. A device or a pipe, which has no place to take, is written
-    to itself. Raises OutputError where `path` cannot be written.
+    A link stays, its target is replaced. Raises OutputError where `path` cannot be written.
     """
     check_writable(path)
     with _refused(path):
-        if path.exists() and not path.is_file():
-            yield path
-            return
         target = path.resolve()
         # the name is cut: with what is added it must not become longer than a name may be
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp")
@@ -38,17 +35,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all. Raises OutputError."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write each text to its path as UTF-8. No file is touched before all can be. Raises OutputError."""
+    with ExitStack() as renames:
+        for path, text in texts.items():
+            renames.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError where `path` could not be written: worth knowing before a long pass."""
+    """Raise OutputError where `path` could not be written: worth knowing before a long pass.
+
+    Only a file has a place to take: what is written to a pipe or a device is never whole.
+    """
     with _refused(path):
-        if path.is_dir():
-            raise OutputError(_refusal(path, "it is a folder"))
-        if path.exists() and not path.is_file():
-            return
+        kind = kind_of(path)
+        if kind not in (None, FILE):
+            raise OutputError(_refusal(path, f"it is {kind}"))
         folder = path.resolve().parent if path.is_symlink() else path.parent
         if not folder.is_dir():
             raise OutputError(_refusal(path, f"there is no folder '{folder}'"))

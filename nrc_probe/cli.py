@@ -27,6 +27,8 @@ from nrc_probe.pools import keep_blas_to_one_thread
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
     from nrc_probe.result import Result
 
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What click raises in place of help, since its version 8.2."""
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path, readable=False))
 
 
@@ -68,8 +70,7 @@ def analyze(
     with _progress(quiet) as progress:
         result = probe.analyze(checkpoint, data, progress=progress, **given(options))
     _spare_what_was_read(targets, result)
-    for path, render in targets.items():
-        _write(path, render(result))
+    _write({path: render(result) for path, render in targets.items()})
     if not quiet and Path("-") not in targets:
         from nrc_probe.report.terminal import print_result
 
@@ -90,16 +91,17 @@ def layers(checkpoint: Path, **options: Any) -> None:
 def main() -> None:
     """Run the command line; the one place where an error becomes a message and an exit code."""
     keep_blas_to_one_thread()
+    _stand_in_for_closed_streams()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="nrc-probe", standalone_mode=False)
         sys.stdout.flush()
     except ProbeError as error:
         _fail(str(error), 1)
     except click.ClickException as error:
-        lines = map(printable, error.message.splitlines())
-        error.message = "\n".join(lines)  # type: ignore[misc]  # click shows it as it is
-        error.show()
-        sys.exit(error.exit_code)
+        if isinstance(error, _HELP):
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(_usage_message(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except BrokenPipeError:
@@ -110,6 +112,24 @@ def main() -> None:
         _close_standard_output()
         _fail(f"cannot write to standard output: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_message(error: click.ClickException) -> str:
+    """What click says, on one line, and where the usage stands."""
+    words = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{words} (see '{context.command_path} --help')" if context else words
+
+
+def _stand_in_for_closed_streams() -> None:
+    """A stream that the shell closed is None in Python: writing then fails as on any broken output.
+
+    What goes to a closed standard error is lost, as the shell asked.
+    """
+    standard = {"stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for name, mode in standard.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, mode), "w", encoding="utf-8"))
 
 
 def _close_standard_output() -> None:
@@ -176,13 +196,13 @@ def _spare_what_was_read(targets: Iterable[Path], result: Result) -> None:
                 raise OutputError(f"cannot write '{path}': it was read (name another file)")
 
 
-def _write(path: Path, text: str) -> None:
-    from nrc_probe.atomic import write_text
+def _write(texts: dict[Path, str]) -> None:
+    from nrc_probe.atomic import write_texts
 
-    if path == Path("-"):
-        click.echo(text.encode(), nl=False)  # bytes: UTF-8 and \n whatever the console's own
-    else:
-        write_text(path, text)
+    printed = texts.pop(Path("-"), None)
+    write_texts(texts)
+    if printed is not None:
+        click.echo(printed.encode(), nl=False)  # bytes: UTF-8 and \n whatever the console's own
 
 
 def _console() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import NamedTuple, TypeVar
 
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.errors import ConfigError
+from nrc_probe.files import FILE, kind_of
+from nrc_probe.plain import first_line
 from nrc_probe.spec import DataSpec, ModelSpec, columns_text
 
 FILE_NAME = "nrc-probe.toml"
@@ -47,10 +50,13 @@ class Config:
 
 
 def find_config(checkpoint: Path) -> Path | None:
-    """The nrc-probe.toml beside a checkpoint, or in the nearest folder above it."""
+    """The nrc-probe.toml beside a checkpoint, or in the nearest folder above it.
+
+    Whatever bears the name is found, so that what is no file is refused, not passed over.
+    """
     start = checkpoint.absolute()
     folders = [start, *start.parents] if start.is_dir() else start.parents
-    return next((f / FILE_NAME for f in folders if (f / FILE_NAME).is_file()), None)
+    return next((f / FILE_NAME for f in folders if os.path.lexists(f / FILE_NAME)), None)
 
 
 def read_config(path: Path, *, trusted: bool) -> Config:
@@ -60,9 +66,12 @@ def read_config(path: Path, *, trusted: bool) -> Config:
     Raises ConfigError, one line, with the file and the key or line.
     """
     try:
+        kind = kind_of(path)
+        if kind not in (None, FILE):
+            raise ConfigError(f"{path}: expected a file of TOML, got {kind} (name another, or remove it)")
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        raise ConfigError(f"{path}: not valid TOML: {first_line(error)}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     _known(tables, _TABLES, str(path), "table")

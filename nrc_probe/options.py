@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from nrc_probe.plain import shortened
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -192,10 +194,11 @@ def _named(option: str, texts: Iterable[str], read: Callable[[str], Any]) -> dic
             if not equals or not name:
                 raise ValueError
             named[name] = read(value)
-        except ValueError:
+        except (ValueError, RecursionError) as error:
             kind = "NAME=NUMBER, such as nrc1=0.2" if read is _number else "NAME=X"
+            kind += ", X less deep" if isinstance(error, RecursionError) else ""
             flag = f"--{option.removesuffix('s').replace('_', '-')}"
-            raise click.BadParameter(f"{flag} '{text}': expected {kind}") from None
+            raise click.BadParameter(f"{flag} '{shortened(text)}': expected {kind}") from None
     return named
 
 

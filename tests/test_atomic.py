@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
-from nrc_probe.atomic import check_writable, replacing, write_text
+from nrc_probe.atomic import check_writable, replacing, write_text, write_texts
 from nrc_probe.errors import OutputError
 
 
@@ -84,13 +85,32 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "r.json").read_text() == "x"
 
 
-def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        write_text(pipe, "x")
-        assert os.read(reader, 10) == b"x"
-    finally:
-        os.close(reader)
-    assert pipe.is_fifo()
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_only_a_file_is_written_to_and_nobody_waits_for_a_reader(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with socket.socket(socket.AF_UNIX) as listener:
+        make = {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/null"), "socket": listener.bind}
+        make[kind](path if kind != "socket" else str(path))
+        for attempt in (check_writable, lambda path: write_text(path, "x")):
+            with pytest.raises(OutputError, match=rf"r\.json': it is a {kind} \(name another file\)$"):
+                attempt(path)
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").symlink_to("r.json")
+    for attempt in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(OutputError, match="Too many levels of symbolic links"):
+            attempt(tmp_path / "r.json")
+
+
+def test_of_several_texts_none_replaces_its_file_before_all_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old")
+    unencodable = "\ud800"
+    with pytest.raises(UnicodeEncodeError):
+        write_texts({tmp_path / "a.json": "new", tmp_path / "b.csv": unencodable})
+    assert (tmp_path / "a.json").read_text() == "old"
+    with pytest.raises(OutputError, match="it is a device"):
+        write_texts({tmp_path / "a.json": "new", Path("/dev/full"): "new"})
+    assert (tmp_path / "a.json").read_text() == "old"
+    write_texts({tmp_path / "a.json": "new", tmp_path / "b.csv": "too"})
+    assert [p.read_text() for p in sorted(tmp_path.iterdir())] == ["new", "too"]

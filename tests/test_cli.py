@@ -44,12 +44,8 @@ class Run:
         assert [word for word in words if word not in lines[0]] == [], lines[0]
 
     def misused(self, *words: str) -> None:
-        """Exit code 2; after the usage lines one line with these words in it."""
-        *usage, line = self.err.splitlines()
-        assert (self.code, self.out) == (2, "")
-        assert usage[0].startswith("Usage: ")
-        assert line.startswith("Error: ")
-        assert [word for word in words if word not in line] == [], line
+        """Exit code 2; one line with these words in it, and where the usage stands."""
+        self.fails(2, *words, "(see 'nrc-probe", "--help')")
 
 
 @pytest.fixture
@@ -125,6 +121,11 @@ def test_help_names_the_commands(word: str, run: Callable[..., Run]) -> None:
     assert (done.code, done.err) == (0, "")
     assert "analyze  Score every layer of CHECKPOINT." in done.out
     assert "layers   List what would be scored" in done.out
+
+
+def test_without_a_word_the_help_is_shown(run: Callable[..., Run]) -> None:
+    done = run()
+    assert "analyze  Score every layer of CHECKPOINT." in done.out + done.err
 
 
 def test_version_is_the_package_s(run: Callable[..., Run]) -> None:
@@ -403,6 +404,14 @@ WRONG_OPTIONS = {
     "config": (["--config", "none.toml"], ["none.toml: cannot be read (No such file"]),
     "heldout": (["--heldout", "none.npz"], ["none.npz", "no such file"]),
     "output folder": (["-o", "no/r.json"], ["cannot write 'no/r.json'", "no folder 'no'"]),
+    "output folder twice": (["-o", "ok.json", "--csv", "no/r.csv"], ["cannot write 'no/r.csv'"]),
+    "output is a device": (
+        ["-o", "ok.json", "--csv", "/dev/full"],
+        ["cannot write '/dev/full': it is a device"],
+    ),
+    "config device": (["--config", "/dev/zero"], ["/dev/zero: expected a file of TOML, got a device"]),
+    "config folder": (["--config", "/"], ["/: expected a file of TOML, got a folder"]),
+    "data device": (["--data", "/dev/zero"], ["/dev/zero: a device; expected one file"]),
     "output is one": (["--json", "."], ["cannot write '.'", "it is a folder"]),
     "long output": (["-o", f"{'a' * 300}.json"], ["cannot write 'aaa", "File name too long"]),
     "output is data": (["--csv", "data.npz"], ["cannot write 'data.npz'", "it exists and is no .csv file"]),
@@ -432,13 +441,19 @@ MISUSES = {
     "suffix": (["-o", "r.txt"], ["'r.txt': expected a name that ends in .json or .csv"]),
     "one place": (["--json", "-", "--csv", "-"], ["'-': named twice"]),
     "statistics": (["--standardize", "a", "--standardize", "b"], ["--standardize a b: expected"]),
+    "deep": (
+        ["--model-option", "a=" + "[" * 100_000],
+        ["--model-option 'a=[[[", "...': expected NAME=X, X less"],
+    ),
     "escape": (["--\x1b[2Jx"], ["No such option", "--\\x1b[2Jx"]),
 }
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("case", MISUSES)
-def test_a_misused_option_shows_the_usage_and_one_line(case: str, run: Callable[..., Run]) -> None:
+def test_a_misused_option_is_one_line_that_says_where_the_usage_stands(
+    case: str, run: Callable[..., Run]
+) -> None:
     options, words = MISUSES[case]
     run("analyze", "net.pth", "--data", "data.npz", *options).misused(*words)
 
@@ -521,6 +536,81 @@ def test_a_full_disk_under_standard_output_is_one_line(words: list[str], folder:
         )
     said = b"nrc-probe: cannot write to standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    "name", ["net.pth", "data.npz", "statistics.npz", "here.toml", "r.json", "nrc-probe.toml"]
+)
+def test_nobody_waits_for_a_pipe(name: str, folder: Path, run: Callable[..., Run]) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    more = {"statistics.npz": "--standardize", "here.toml": "--config", "r.json": "--json"}
+    words = [more[name], name] if name in more else []
+    run("analyze", "net.pth", "--data", "data.npz", *words).fails(1, name, "a pipe")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_configuration_that_is_no_file_is_not_passed_over(
+    make: Callable[[Path], None], folder: Path, run: Callable[..., Run]
+) -> None:
+    make(folder / "nrc-probe.toml")
+    run("analyze", "net.pth", "--data", "data.npz").fails(1, "nrc-probe.toml: ")
+
+
+def test_a_link_that_leads_to_itself_is_one_line(folder: Path, run: Callable[..., Run]) -> None:
+    for name in ("loop.json", "loop.pth", "loop.npz", "loop.toml"):
+        (folder / name).symlink_to(name)
+    usual = ("analyze", "net.pth", "--data", "data.npz")
+    run(*usual, "-o", "loop.json").fails(1, "cannot write 'loop.json': Too many levels of symbolic links")
+    run(*usual, "--config", "loop.toml").fails(1, "loop.toml: cannot be read (Too many levels")
+    run("analyze", "loop.pth").fails(1, "loop.pth: the file cannot be read: Too many levels")
+    run("analyze", "net.pth", "--data", "loop.npz").fails(1, "loop.npz: the file cannot be read: Too many")
+
+
+def shell(words: str, folder: Path) -> Run:
+    done = subprocess.run(
+        f"{sys.executable} -m nrc_probe {words}",
+        shell=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_closed_standard_output_is_one_line_where_something_is_printed(folder: Path) -> None:
+    usual = "analyze net.pth --data data.npz"
+    closed = "cannot write to standard output: Bad file descriptor"
+    shell(f"{usual} >&-", folder).fails(1, closed)
+    quiet = shell(f"{usual} -q -o r.json >&-", folder)
+    assert (quiet.code, quiet.err) == (0, "")
+    assert json.loads((folder / "r.json").read_text())["data"]["n"] == 60
+
+
+def test_a_closed_standard_error_changes_nothing_else(folder: Path) -> None:
+    usual = shell("analyze net.pth --data data.npz 2>&-", folder)
+    assert (usual.code, usual.err) == (0, "")
+    assert "layers.0" in usual.out
+
+
+INTERRUPTED = """
+import runpy, sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+runpy.run_module("nrc_probe", run_name="__main__")
+"""
+
+
+def test_interrupting_the_first_imports_ends_with_130_and_one_word() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nrc-probe: interrupted\n")
 
 
 def test_interrupting_ends_with_130_and_one_word(folder: Path) -> None:
