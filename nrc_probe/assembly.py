@@ -19,11 +19,15 @@ from nrc_probe.checkpoint import Checkpoint, load_checkpoint
 from nrc_probe.config import Config, find_config, overlay, read_config, read_metadata
 from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
 from nrc_probe.errors import CheckpointError, ConfigError, DataError
+from nrc_probe.factory import is_factory
 from nrc_probe.layers import POOLINGS
 from nrc_probe.moments import PRECISIONS
+from nrc_probe.plain import shortened
 from nrc_probe.result import CheckpointFacts, Settings, Thresholds
 from nrc_probe.spec import DataSpec, ModelSpec, columns_text
 
+_MOST = 2**31 - 1
+"""Nothing that is counted here exceeds it."""
 _MOST_THREADS = 1024
 
 
@@ -148,6 +152,8 @@ def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset
     if heldout is not None and not _is_path(heldout):
         config = replace(config, heldout=replace(config.heldout, path="held-out data"))
     spec = config.held_out()
+    if heldout is None and spec is None and _says_anything(config.heldout):
+        raise ConfigError("[heldout] names no data: give it a path, or --heldout FILE, or leave it out")
     return training, _open(spec, heldout, training.statistics) if spec else None
 
 
@@ -239,6 +245,10 @@ def _file_here(said: str | None, suffix: str = "") -> str | None:
     return str(Path(said).expanduser().absolute())
 
 
+def _says_anything(spec: DataSpec) -> bool:
+    return replace(spec, trusted=False, folder=None) != DataSpec()
+
+
 def _is_path(source: object) -> bool:
     return isinstance(source, str | Path)
 
@@ -265,6 +275,12 @@ def _from_here(path: Path) -> Path:
 
 
 def _open(spec: DataSpec, source: object, statistics: Statistics | None) -> Dataset:
+    live = source is not None and not _is_path(source)
+    if spec.options and (live or not is_factory(spec.path or "")):
+        raise ConfigError(
+            f"options for the data ({', '.join(spec.options)}) need data that take them, a factory "
+            f"package.module:function; got {'live data' if live else spec.path or 'none'}: leave them out"
+        )
     if source is not None and not _is_path(source):
         return wrap_dataset(source, replace(spec, path=None), statistics=statistics)
     if spec.path is None:
@@ -304,8 +320,9 @@ def _check_finite(module: nn.Module, where: str) -> None:
 def _rank(value: Any) -> int | str:
     if value in ("target", "auto"):
         return str(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"rank must be 'target', 'auto' or an integer of at least 1, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+        shown = shortened(repr(value))
+        raise ConfigError(f"rank must be 'target', 'auto' or an integer from 1 to {_MOST}, got {shown}")
     return value
 
 
@@ -332,9 +349,9 @@ def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def _positive(name: str, value: Any, most: int = 2**31 - 1) -> int:
+def _positive(name: str, value: Any, most: int = _MOST) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ConfigError(f"{name} must be an integer from 1 to {most}, got {value!r}")
+        raise ConfigError(f"{name} must be an integer from 1 to {most}, got {shortened(repr(value))}")
     return value
 
 

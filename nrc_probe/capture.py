@@ -91,7 +91,7 @@ class Capture:
         except Exception as error:  # the user's network may fail in any way
             if error is self._failure:
                 raise
-            raise DataError(_misfit(inputs, error)) from error
+            raise DataError(_misfit(inputs, error, self._model)) from error
         self._row += len(targets)
         return _predictions(output, targets)
 
@@ -200,11 +200,17 @@ def _call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def _misfit(inputs: Any, error: Exception) -> str:
+def _misfit(inputs: Any, error: Exception, model: nn.Module) -> str:
     shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
     reason = next(iter(str(error).strip().splitlines()), "")
     if not reason or not isinstance(error, _OWN_WORDS):
         reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
+    types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+    if len(types) > 1 and "dtype" in reason:
+        return (
+            f"the network cannot run, its own tensors mix {' and '.join(sorted(types))}: {reason} "
+            "(save it in one type, such as by model.float())"
+        )
     return (
         f"the network cannot take the inputs, of shape {shape}: {reason} "
         "(check which arrays are the inputs: --inputs, or [data] in nrc-probe.toml)"

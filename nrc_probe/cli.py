@@ -32,7 +32,26 @@ _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path, readable=False))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Command(click.Command):
+    """A command that refuses an option said twice, where it takes one value: click keeps the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; raises UsageError. click's parser lists every option as often as it was said."""
+        _, _, said = self.make_parser(ctx).parse_args(list(args))
+        for option in said:
+            single = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
+            if single and said.count(option) > 1:
+                raise click.UsageError(
+                    f"{option.opts[-1]} was given {said.count(option)} times: it takes one value", ctx
+                )
+        return super().parse_args(ctx, args)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="nrc-probe")
 def cli() -> None:
     """Which layers of a trained regression network have collapsed, and how far.

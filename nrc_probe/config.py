@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.errors import ConfigError
+from nrc_probe.factory import is_factory
 from nrc_probe.files import FILE, kind_of
 from nrc_probe.plain import first_line
 from nrc_probe.spec import DataSpec, ModelSpec, columns_text
@@ -46,7 +47,8 @@ class Config:
         said = self.heldout
         if said.path is None:
             return None
-        return replace(_filled(said, self.data), options=said.options or self.data.options)
+        inherited = self.data.options if is_factory(said.path) else {}
+        return replace(_filled(said, self.data), options=said.options or inherited)
 
 
 def find_config(checkpoint: Path) -> Path | None:

@@ -44,7 +44,8 @@ network_options = _stack(
     click.option(
         "--config",
         type=click.Path(path_type=Path, readable=False),
-        help="An nrc-probe.toml. Default: the nearest one at or above the checkpoint.",
+        help="An nrc-probe.toml, whose factories run as if typed. Default: the nearest one at or above "
+        "the checkpoint, whose factories need --allow-code.",
     ),
     click.option("--state-key", metavar="KEY", help="Which state dict to take where a file holds several."),
     click.option("--allow-code", is_flag=True, help="Let a factory named by a found file run."),

@@ -154,6 +154,23 @@ def test_heldout_rows_are_prepared_as_the_data_are(folder: Path) -> None:
     assert torch.equal(heldout.statistics.targets[0], training.statistics.targets[0])
 
 
+def test_a_factory_s_options_do_not_reach_a_heldout_file(folder: Path) -> None:
+    save_data(folder / "test.npz", 10)
+    options: Options = {"data_options": {"n": 14}, "heldout": "test.npz"}
+    subject = open_subject("run/net.pth", options, "made_here:rows")
+    training, heldout = open_data(subject, "made_here:rows", options)
+    assert (training.n, heldout.n) == (14, 10)
+
+
+@pytest.mark.usefixtures("folder")
+def test_options_of_a_factory_need_a_factory() -> None:
+    pair = (torch.zeros(3, 5), torch.zeros(3, 2))
+    with pytest.raises(
+        ConfigError, match=r"options for the data \(n\) need .* got live data: leave them out"
+    ):
+        analyze("run/net.pth", pair, data_options={"n": 3})
+
+
 def test_live_heldout_rows_are_taken_as_they_are(folder: Path) -> None:
     pair = (torch.ones(3, 5), torch.ones(3, 2))
     subject = open_subject("run/net.pth", {"heldout": pair}, folder / "data.npz")
@@ -224,8 +241,8 @@ def test_an_unknown_option_gets_the_one_that_was_meant(name: str, meant: str | N
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("rank", True, "rank must be 'target', 'auto' or an integer of at least 1, got True"),
-        ("rank", 2.0, "rank must be 'target', 'auto' or an integer of at least 1, got 2.0"),
+        ("rank", True, "rank must be 'target', 'auto' or an integer from 1 to 2147483647, got True"),
+        ("rank", 2.0, "rank must be 'target', 'auto' or an integer from 1 to 2147483647, got 2.0"),
         ("rcond", "small", "rcond must be a number from 0 to below 1, got 'small'"),
         ("pooling", "avg", "pooling must be one of mean, max, flatten, tokens, first, last"),
         ("precision", "half", "precision must be one of exact, fast; got 'half'"),

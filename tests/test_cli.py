@@ -383,7 +383,8 @@ WRONG_OPTIONS = {
     "no layer left": (["--exclude", "*"], ["no layer is left to score"]),
     "device": (["--device", "gpu"], ["device 'gpu' is unknown", "auto, cuda, mps, cpu"]),
     "no such device": (["--device", "xpu"], ["device 'xpu' is not available"]),
-    "rank": (["--rank", "0"], ["rank must be", "at least 1, got 0"]),
+    "rank": (["--rank", "0"], ["rank must be", "from 1 to 2147483647, got 0"]),
+    "rank of many digits": (["--rank", "9" * 3000], ["rank must be", "from 1 to 2147483647, got 999", "..."]),
     "rank in words": (["--rank", "²"], ["rank must be 'target', 'auto' or an integer", "'²'"]),
     "rank beyond": (["--rank", "1.5"], ["rank must be 'target', 'auto' or an integer", "'1.5'"]),
     "rcond": (["--rcond", "1"], ["rcond must be a number from 0 to below 1, got 1.0"]),
@@ -416,6 +417,7 @@ WRONG_OPTIONS = {
     "long output": (["-o", f"{'a' * 300}.json"], ["cannot write 'aaa", "File name too long"]),
     "output is data": (["--csv", "data.npz"], ["cannot write 'data.npz'", "it exists and is no .csv file"]),
     "output is net": (["--csv", "./net.pth"], ["cannot write 'net.pth'", "it exists and is no .csv file"]),
+    "data option": (["--data-option", "n=3"], ["options for the data (n)", "a factory", "got data.npz"]),
     "model exits": (["--model", "sys:exit"], ["net.pth: sys:exit() failed: SystemExit"]),
     "activation list": (["--model-option", 'activation=["relu"]'], ["unknown activation '['relu']'"]),
 }
@@ -427,7 +429,8 @@ def test_an_option_that_cannot_be_followed_is_refused_in_one_line(
 ) -> None:
     options, words = WRONG_OPTIONS[case]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    run("analyze", "net.pth", "--data", "data.npz", *options).fails(1, *words)
+    data = [] if "--data" in options else ["--data", "data.npz"]
+    run("analyze", "net.pth", *data, *options).fails(1, *words)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -445,6 +448,9 @@ MISUSES = {
         ["--model-option", "a=" + "[" * 100_000],
         ["--model-option 'a=[[[", "...': expected NAME=X, X less"],
     ),
+    "twice": (["--inputs", "x", "--inputs", "y"], ["--inputs was given 2 times: it takes one value"]),
+    "data twice": (["--data", "data.npz"], ["--data was given 2 times"]),
+    "short twice": (["--json", "-", "--json=-", "-q", "-q"], ["--json was given 2 times"]),
     "escape": (["--\x1b[2Jx"], ["No such option", "--\\x1b[2Jx"]),
 }
 
@@ -456,6 +462,37 @@ def test_a_misused_option_is_one_line_that_says_where_the_usage_stands(
 ) -> None:
     options, words = MISUSES[case]
     run("analyze", "net.pth", "--data", "data.npz", *options).misused(*words)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_flag_said_twice_and_a_repeatable_option_do_no_harm(run: Callable[..., Run]) -> None:
+    done = run("layers", "net.pth", "--allow-code", "--allow-code", "--exclude", "*.0", "--exclude", "*.2")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float16, torch.float32)])
+def test_a_network_of_mixed_types_is_blamed_not_its_inputs(
+    types: tuple[torch.dtype, torch.dtype], folder: Path, run: Callable[..., Run]
+) -> None:
+    network = small_network().to(types[0])
+    network[2].to(types[1])
+    save_network(folder / "net.pth", network)
+    names = sorted(str(kind).removeprefix("torch.") for kind in types)
+    words = (f"its own tensors mix {' and '.join(names)}", "model.float()")
+    run("analyze", "net.pth", "--data", "data.npz").fails(1, "the network cannot run", *words)
+
+
+def test_a_configuration_that_is_given_is_the_user_s_own_word(folder: Path, run: Callable[..., Run]) -> None:
+    (folder / "made.py").write_text(
+        "from runs import small_network\ndef net():\n    return small_network()\n", encoding="utf-8"
+    )
+    save_network(folder / "net.pth", prefix="")
+    (folder / "here.toml").write_text("[model]\narchitecture = 'made:net'\n", encoding="utf-8")
+    given = run("layers", "net.pth", "--config", "here.toml")
+    assert (given.code, given.err) == (0, "")
+    assert "made:net()" in given.out
+    (folder / "here.toml").rename(folder / "nrc-probe.toml")
+    run("layers", "net.pth").fails(1, "'made:net' would run code", "--allow-code")
 
 
 @pytest.mark.usefixtures("folder")
@@ -471,13 +508,25 @@ def test_no_data_names_the_three_ways_to_supply_it(run: Callable[..., Run]) -> N
         ("[dat]\npath = 'data.npz'", ["no table 'dat'; did you mean 'data'?"]),
         ("[data\npath = 'data.npz'", ["not valid TOML", "line 1"]),
         ("[score]\nrank = 0", ["[score] rank = 0: expected", "whole number above 0"]),
+        ("[data]\npath = 'data.npz'\n[data.options]\nn = 3", ["options for the data (n)", "got data.npz"]),
+        ("[data]\npath = 'data.npz'\n[heldout]\ninputs = 'x'", ["[heldout] names no data", "--heldout FILE"]),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_place(
     text: str, words: list[str], folder: Path, run: Callable[..., Run]
 ) -> None:
     (folder / "nrc-probe.toml").write_text(text)
-    run("analyze", "net.pth").fails(1, "nrc-probe.toml: ", *words)
+    place = [] if "path" in text else ["nrc-probe.toml: "]
+    run("analyze", "net.pth").fails(1, *place, *words)
+
+
+def test_a_threshold_of_an_option_wins_over_the_file_s_and_the_others_stay(
+    folder: Path, run: Callable[..., Run]
+) -> None:
+    (folder / "nrc-probe.toml").write_text("[score.thresholds]\nnrc1 = 0.3\nnrc2 = 0.5\n", encoding="utf-8")
+    done = run("analyze", "net.pth", "--data", "data.npz", "--threshold", "nrc1=0.1", "--json", "-")
+    expected = {"nrc1": 0.1, "nrc2": 0.5, "nrc3": 0.7, "nrc4_ratio": 1.5}
+    assert json.loads(done.out)["settings"]["thresholds"] == expected
 
 
 @pytest.mark.usefixtures("folder")
