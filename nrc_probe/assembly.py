@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nrc_probe.architecture import Network, build_network
 from nrc_probe.checking import check_types
@@ -306,12 +307,21 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
 
 def _check_finite(module: nn.Module, where: str) -> None:
     for name, tensor in module.state_dict().items():
-        if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+        if isinstance(tensor, Tensor) and tensor.is_meta and not is_lazy(tensor):
+            raise CheckpointError(f"{where}: tensor '{name}' has no values: it lies on the meta device")
+        if _is_plain(tensor) and not torch.isfinite(tensor).all():
             place = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
             raise CheckpointError(
                 f"{where}: tensor '{name}' holds {tensor[tuple(place)].item()} at {place}; "
                 "expected finite values (training diverged: an earlier checkpoint may be sound)"
             )
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether torch can look at the numbers: not those of lazy, sparse, nested or 8-bit float tensors."""
+    if not isinstance(value, Tensor) or is_lazy(value) or value.is_nested:
+        return False
+    return value.layout == torch.strided and (value.itemsize > 1 or not value.is_floating_point())
 
 
 # --------------------------------------------------------------------------------- single settings

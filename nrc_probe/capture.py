@@ -142,7 +142,7 @@ class Capture:
         if self._calls[layer.name] > 1:
             return "ran more than once in one forward pass: it has no single input"
         layout = "nested" if features.is_nested else features.layout
-        if not features.is_floating_point() or layout != torch.strided:
+        if not features.is_floating_point() or features.itemsize < 2 or layout != torch.strided:
             return f"its input is {features.dtype}, {layout}: expected dense floats"
         n = len(self._targets)
         if not layer.reads(features.shape, n):

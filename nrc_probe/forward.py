@@ -207,7 +207,8 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
-    floats = (p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+    # 8-bit floats are only stored in: no layer takes its input in them
+    floats = (p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1)
     return next(floats, torch.float32)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nrc_probe.errors import LayerError
 
@@ -79,7 +81,7 @@ def find_layers(
             raise LayerError(f"layer '{pattern}' is not in the model; {_listing(names)}")
     kept, skipped = [], []
     for layer in found:
-        reason = _left_out(layer.name, include, exclude)
+        reason = _left_out(layer.name, include, exclude) or _unreadable(layer.module.weight)
         if reason:
             skipped.append(Skipped(layer.name, layer.type, reason))
         else:
@@ -102,6 +104,19 @@ def _left_out(name: str, include: Sequence[str], exclude: Sequence[str]) -> str 
     if include and not any(fnmatchcase(name, pattern) for pattern in include):
         return "not chosen by --layers"
     return None
+
+
+def _unreadable(weight: Any) -> str | None:
+    """Why a weight has no singular vectors; None where it has."""
+    if is_lazy(weight):
+        return "its weight has no shape yet: a lazy module that never ran"
+    if not weight.numel():
+        return f"its weight is empty, of shape {tuple(weight.shape)}"
+    # Below two bytes lie the 8-bit floats, which nothing computes with.
+    if not weight.is_floating_point() or weight.itemsize < 2 or weight.layout != torch.strided:
+        kind = f"{weight.dtype}, {weight.layout}".replace("torch.", "")
+        return f"its weight is {kind}: expected dense floats"
+    return "its weight has no values: it lies on the meta device" if weight.is_meta else None
 
 
 def _listing(names: Sequence[str], shown: int = 8) -> str:

@@ -10,6 +10,7 @@ from typing import Unpack
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from nrc_probe.assembly import (
     Options,
@@ -161,6 +162,6 @@ def _model_facts(subject: Subject) -> ModelFacts:
     return ModelFacts(
         source=network.source,
         summary=network.summary,
-        parameters=sum(p.numel() for p in network.module.parameters()),
+        parameters=sum(p.numel() for p in network.module.parameters() if not is_lazy(p)),
         assumptions=(*subject.notes, *network.assumptions),
     )

@@ -201,6 +201,12 @@ def test_weights_that_are_no_dense_floats_are_refused_by_name(tensor, kind):
         build_network(saved({"w.weight": tensor}), ModelSpec())
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_an_empty_weight_is_refused_by_name_without_torch_s_warning(shape):
+    with pytest.raises(ArchitectureError, match=re.escape(f"'w.weight' is empty, of shape {shape}")):
+        build_network(saved({"w.weight": torch.ones(shape)}), ModelSpec())
+
+
 # --- describe ---
 
 

@@ -172,6 +172,8 @@ def _nested() -> Tensor:
 def test_a_tensor_without_all_its_values_is_refused_before_it_is_read(
     make: Callable[[], Tensor], what: str, zipped: bool, tmp_path: Path
 ) -> None:
+    if make is _nested and not zipped:
+        pytest.skip("torch writes no sizes of nested tensors into the older format")
     content = {"net": {"0.weight": torch.ones(3, 3), "2.weight": make()}}
     path = saved(tmp_path / "net.pt", content, zipped=zipped)
     assert refusal(path) == f"tensor '2.weight' holds {what}; expected a tensor with all its values"

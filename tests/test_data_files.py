@@ -8,6 +8,7 @@ import pickle
 import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -222,6 +223,60 @@ def test_hdf5_data_sets_can_be_nested_and_guesses_are_noted(tmp_path: Path) -> N
     assert dataset.notes == ("targets taken from array 'actions'",)
 
 
+def virtual(file: h5py.File, folder: Path) -> None:
+    with h5py.File(folder / "part.h5", "w") as part:
+        part["x"] = X
+    layout = h5py.VirtualLayout(X.shape, X.dtype)
+    layout[:] = h5py.VirtualSource("part.h5", "x", X.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def outside(file: h5py.File, folder: Path) -> None:
+    (folder / "raw.bin").write_bytes(X.tobytes())
+    file.create_dataset("x", X.shape, X.dtype, external=[("raw.bin", 0, X.nbytes)])
+
+
+def unwritten(file: h5py.File, _: Path) -> None:
+    file.create_dataset("x", (10**12, 4), "f4", chunks=(1000, 4))
+
+
+def link(file: h5py.File, folder: Path) -> None:
+    with h5py.File(folder / "part.h5", "w") as part:
+        part["x"] = X
+    file["x"] = h5py.ExternalLink("part.h5", "/x")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (virtual, "data set 'x' is put together from other data sets, in part.h5: copy"),
+        (outside, "data set 'x' lies outside its file, in raw.bin: copy its values into one"),
+        (unwritten, r"inputs 'x' have 1000000000000 rows, targets 'y' have 50"),
+        (link, r"inputs 'x' hold a link into 'part\.h5'; expected real numbers"),
+    ],
+)
+def test_hdf5_values_that_lie_elsewhere_are_refused_there_or_not(
+    make: Callable[[h5py.File, Path], None], message: str, missing: bool, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        make(file, tmp_path)
+        file["y"] = Y
+    if missing:
+        for path in (*tmp_path.glob("part.*"), *tmp_path.glob("raw.*")):
+            path.unlink()
+    with pytest.raises(DataError, match=rf"d\.h5: {message}"):
+        read(open_dataset(DataSpec("d.h5", folder=tmp_path)))
+
+
+def test_hdf5_values_that_were_never_written_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        unwritten(file, tmp_path)
+        file.create_dataset("y", (10**12, 1), "f4", chunks=(1000, 1))
+    with pytest.raises(DataError, match=r"data set 'y' was made but never written: it has shape \(1000000"):
+        open_dataset(DataSpec("d.h5", folder=tmp_path))
+
+
 def test_x_is_guessed_before_observations(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", observations=Y, x=X, y=Y)
     assert open_dataset(DataSpec("d.npz", folder=tmp_path)).notes == (
@@ -391,6 +446,8 @@ def test_a_tensor_without_all_its_values_is_refused_before_it_is_read(
     case: str, zipped: bool, tmp_path: Path
 ) -> None:
     make, message = TORCH_ERRORS[case]
+    if case == "nested" and not zipped:
+        pytest.skip("torch writes no sizes of nested tensors into the older format")
     saved = {"x": make(), "y": torch.tensor(Y)}
     torch.save(saved, tmp_path / "d.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(DataError, match=message):

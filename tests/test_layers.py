@@ -134,6 +134,37 @@ def test_excluding_every_layer_is_an_error():
         find_layers(network(), exclude=["*"])
 
 
+def sparse():
+    linear = nn.Linear(4, 4)
+    linear.weight = nn.Parameter(linear.weight.detach().to_sparse())
+    return linear
+
+
+def eight_bits():
+    linear = nn.Linear(4, 4)
+    linear.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    return linear
+
+
+UNREADABLE = {
+    "empty": (lambda: nn.utils.skip_init(nn.Linear, 0, 4), "its weight is empty, of shape (4, 0)"),
+    "lazy": (nn.LazyLinear, "its weight has no shape yet: a lazy module that never ran"),
+    "complex": (lambda: nn.Linear(4, 4, dtype=torch.complex64), "its weight is complex64, strided: expected"),
+    "sparse": (sparse, "its weight is float32, sparse_coo: expected dense floats"),
+    "8 bits": (eight_bits, "its weight is float8_e4m3fn, strided: expected dense floats"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_layer_whose_weight_has_no_singular_vectors_has_its_reason(case):
+    make, reason = UNREADABLE[case]
+    odd = make() if case != "lazy" else make(4)
+    kept, skipped = find_layers(nn.Sequential(odd, nn.Linear(4, 2)))
+    assert [layer.name for layer in kept] == ["1"]
+    assert [(item.name, item.reason.startswith(reason)) for item in skipped] == [("0", True)]
+
+
 def test_a_network_without_layers_says_so():
     with pytest.raises(LayerError, match="it has no Linear or convolution layer"):
         find_layers(nn.ReLU())

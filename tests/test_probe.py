@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nrc_probe import analyze, list_layers
-from nrc_probe.errors import DataError, LayerError
+from nrc_probe.errors import CheckpointError, DataError, LayerError
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
 RCOND = 1e-3
@@ -684,3 +685,33 @@ def test_a_last_layer_narrower_than_the_targets_is_scored(width, t):
     result = analyze(model, (x, torch.randn(400, t)))
     assert result.layers[-1].rank == width
     assert result.last_layer_2024.nrc1 == pytest.approx(0, abs=1e-9)
+
+
+class Unused(nn.Module):
+    """A module that a live network holds and never calls."""
+
+    def __init__(self, odd: nn.Module) -> None:
+        super().__init__()
+        self.odd, self.last = odd, nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x)
+
+
+def eight_bits() -> nn.Module:
+    linear = nn.Linear(5, 5)
+    linear.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    return linear
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LazyLinear(5), eight_bits])
+def test_a_weight_that_cannot_be_looked_at_costs_only_its_own_layer(make: Callable[[], nn.Module]) -> None:
+    result = analyze(Unused(make()), (torch.randn(30, 5), torch.randn(30, 2)))
+    assert [layer.name for layer in result.layers] == ["last"]
+    assert [item.name for item in result.skipped] == ["odd"]
+
+
+def test_a_live_network_without_values_is_refused() -> None:
+    network = Unused(nn.Linear(5, 5, device="meta"))
+    with pytest.raises(CheckpointError, match=r"'odd.weight' has no values: it lies on the meta device"):
+        analyze(network, (torch.randn(30, 5), torch.randn(30, 2)))

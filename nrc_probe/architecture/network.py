@@ -137,6 +137,9 @@ def _check_dense_floats(tensors: Mapping[str, Tensor]) -> None:
             raise ArchitectureError(
                 f"'{name}' is {kind}, expected dense floats: save the network dequantised, or {WAYS_OUT}"
             )
+        if not tensor.numel():
+            shape = tuple(tensor.shape)
+            raise ArchitectureError(f"'{name}' is empty, of shape {shape}; expected values, or {WAYS_OUT}")
 
 
 def _assemble(plan: Blueprint) -> nn.Module:

@@ -139,7 +139,11 @@ def _read_hdf5(path: Path, place: str) -> Mapping[str, Array]:
             arrays[name] = _hdf5_array(path, place, name, item)
 
     with reading(place, "HDF5"), h5py.File(path, "r") as file:
-        file.visititems(collect)
+        file.visititems(collect)  # it follows no link
+        for name in file:
+            link = file.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                arrays[name] = Array(name, (), f"a link into '{link.filename}'", _no_blocks)
     return arrays
 
 
@@ -152,12 +156,29 @@ def _hdf5_array(path: Path, place: str, name: str, dataset: Any) -> Array:
 
     def blocks() -> Blocks:
         with reading(place, "HDF5"), h5py.File(path, "r") as file:
+            _check_own_values(file[name], f"{place}: data set '{name}'")
             if not shape:
                 yield to_tensor(np.atleast_1d(file[name][()]))
             for span in spans(shape[0] if shape else 0, rows):
                 yield to_tensor(file[name][span])
 
     return Array(name, shape, numpy_dtype(dataset.dtype), blocks)
+
+
+def _check_own_values(dataset: Any, place: str) -> None:
+    """Raise DataError where the values lie in other files, which no fingerprint covers, or nowhere."""
+    if dataset.is_virtual:
+        files = sorted({source.file_name for source in dataset.virtual_sources()})
+        raise DataError(
+            f"{place} is put together from other data sets, in {', '.join(files[:3])}: "
+            "copy its values into one file"
+        )
+    if dataset.external:
+        raise DataError(
+            f"{place} lies outside its file, in {dataset.external[0][0]}: copy its values into one file"
+        )
+    if dataset.size and not dataset.id.get_storage_size():
+        raise DataError(f"{place} was made but never written: it has shape {dataset.shape} and no values")
 
 
 _SAFETENSORS = {
