@@ -104,7 +104,11 @@ def run_pass(
             if not len(targets):
                 continue
             truth = targets.to(sums_on)
-            predictions = capture.forward(_placed(inputs, settings.device, dtype), truth)
+            try:
+                placed = _placed(inputs, settings.device, dtype, residuals.n)
+            except OverflowError as error:
+                raise DataError(f"{dataset.path or 'data'}: inputs {error}") from error
+            predictions = capture.forward(placed, truth)
             fault = fault or first_not_finite(predictions, residuals.n)
             residuals.update(predictions - truth, truth)
             if advance:
@@ -212,12 +216,21 @@ def _float_dtype(model: nn.Module) -> torch.dtype:
     return next(floats, torch.float32)
 
 
-def _placed(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Inputs on the device, floats in the network's own type."""
+def _placed(inputs: Any, device: torch.device, dtype: torch.dtype, first_row: int) -> Any:
+    """Inputs on the device, floats in the network's own type; OverflowError where that has no room."""
     if isinstance(inputs, Tensor):
-        return inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype)
+        if not inputs.is_floating_point():
+            return inputs.to(device)
+        placed = inputs.to(device, dtype)
+        if torch.finfo(dtype).max < torch.finfo(inputs.dtype).max and not placed.isfinite().all():
+            kind = str(dtype).removeprefix("torch.")
+            where = first_not_finite(placed, first_row)
+            raise OverflowError(
+                f"are too large for {kind}, the network's own type ({where}): scale them down"
+            )
+        return placed
     if isinstance(inputs, Mapping):
-        return {key: _placed(value, device, dtype) for key, value in inputs.items()}
+        return {key: _placed(value, device, dtype, first_row) for key, value in inputs.items()}
     if isinstance(inputs, tuple | list):
-        return tuple(_placed(value, device, dtype) for value in inputs)
+        return tuple(_placed(value, device, dtype, first_row) for value in inputs)
     return inputs

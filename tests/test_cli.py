@@ -543,6 +543,21 @@ def test_a_read_only_folder_is_refused_before_the_pass(
     run("analyze", "net.pth", "-o", "r.json").fails(1, "cannot write 'r.json'", "not writable")
 
 
+def test_a_double_precision_network_reads_double_precision_data_without_rounding(
+    folder: Path, run: Callable[..., Run]
+) -> None:
+    network = small_network().double()
+    with torch.no_grad():
+        network[0].bias -= network[0].weight.sum(1) * 1e9
+    save_network(folder / "net.pth", network)
+    x = np.random.default_rng(0).normal(size=(60, 5)) + 1e9
+    save_data(folder / "data.npz", x=x)
+    done = run("analyze", "net.pth", "--data", "data.npz", "--json", "-")
+    first = json.loads(done.out)["layers"][0]
+    S = np.cov(x.T, bias=True)
+    assert first["nrc1"] == pytest.approx(1 - np.linalg.eigvalsh(S)[-2:].sum() / np.trace(S), rel=1e-6)
+
+
 def test_an_existing_output_stays_when_the_run_fails(folder: Path, run: Callable[..., Run]) -> None:
     (folder / "r.json").write_text("kept")
     run("analyze", "net.pth", "--data", "none.npz", "-o", "r.json").fails(1, "none.npz")

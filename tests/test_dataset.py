@@ -84,7 +84,7 @@ def test_rows_are_standardised_by_their_own_mean_and_population_deviation() -> N
 
 def test_one_of_the_two_can_be_standardised_alone() -> None:
     dataset = wrap_dataset((X, Y), DataSpec(standardize=("targets",)))
-    np.testing.assert_array_equal(read(dataset)[0], X.astype(np.float32))
+    np.testing.assert_array_equal(read(dataset)[0], X)
     assert dataset.standardized == ("targets",)
     assert dataset.statistics.inputs is None
 
@@ -112,6 +112,26 @@ def test_a_constant_column_is_centred_not_scaled_and_noted() -> None:
     dataset = wrap_dataset((inputs, Y), DataSpec(standardize=BOTH))
     assert (read(dataset)[0][:, 2] == 0).all()
     assert dataset.notes == ("inputs: 1 constant (column 2): centred, not scaled",)
+
+
+@pytest.mark.parametrize("stored", ["float64", "int32", "int64", "uint32"])
+def test_what_float32_would_round_stays_as_it_is_stored(stored: str) -> None:
+    values = (2**24 + np.arange(40)[:, None]).astype(stored)
+    assert values.dtype != np.float32
+    np.testing.assert_array_equal(read(wrap_dataset((values, Y)))[0], values)
+
+
+@pytest.mark.parametrize("stored", ["float16", "float32", "int16", "uint8", "bool"])
+def test_what_float32_holds_is_float32(stored: str) -> None:
+    values = (np.arange(40)[:, None] % 2).astype(stored)
+    assert read(wrap_dataset((values, Y)))[0].dtype == torch.float32
+
+
+def test_standardised_inputs_keep_the_digits_that_float64_gives_them() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 3)) + 1e9
+    found = read(wrap_dataset((values, Y), DataSpec(standardize=BOTH)))[0]
+    np.testing.assert_allclose(found, (values - values.mean(0)) / values.std(0), atol=1e-6)
+    assert (found != found.float()).any()
 
 
 def test_float32_inputs_are_centred_in_float64() -> None:

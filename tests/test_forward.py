@@ -147,6 +147,32 @@ def test_the_first_output_that_is_not_finite_is_placed_and_leaves_the_error_unde
 
 
 @pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, 1e300), (torch.float16, 1e5), (torch.bfloat16, 1e300)]
+)
+def test_an_input_too_large_for_the_network_s_own_type_is_located(dtype, value):
+    x, y = pair(10)
+    x = x.double()
+    x[6, 1] = x[8, 0] = value
+    kind = str(dtype).removeprefix("torch.")
+    message = rf"^data: inputs are too large for {kind}, .* own type \(first at row 6, position 1\): scale"
+    for size in (10, 4):
+        batches = [({"x": a}, b) for a, b in zip(x.split(size), y.split(size), strict=True)]
+        for data in ((x, y), list(zip(x.split(size), y.split(size), strict=True)), batches):
+            with pytest.raises(DataError, match=message):
+                run(Named(dtype), data)
+    assert run(Named(torch.float64), (x, y)).fault is None
+
+
+class Named(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.fc = nn.Linear(3, 2, dtype=dtype)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+@pytest.mark.parametrize(
     ("size", "dtype", "precision"),
     [(1e200, torch.float64, "exact"), (1e30, torch.float32, "fast")],
 )

@@ -30,6 +30,8 @@ from nrc_probe.spec import DataSpec
 
 __all__ = ["Batch", "Dataset", "Inputs", "Statistics", "open_dataset", "wrap_dataset"]
 
+_BEYOND_FLOAT32 = frozenset({"float64", "int32", "int64", "uint32", "uint64"})
+"""Stored types whose numbers float32 rounds: the network's own type may hold more."""
 _LABEL_VALUES = 100
 _PASS_ROWS = 1024
 """Rows a batch in the pass that measures statistics."""
@@ -61,8 +63,9 @@ class Dataset:
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Batches (inputs, targets) in row order, the last one as small as it comes.
 
-        Of a file: inputs float32 (n, ...). Of live data: as they come, and in the sizes they come,
-        if these are batches already. Targets always float64 (n, t).
+        Of arrays and files: inputs (n, ...) float32, or float64 where float32 does not hold what is
+        stored, or they are standardised. Of live data: as they come, and in the sizes they come, if
+        these are batches already. Targets always float64 (n, t).
         limit: rows after which nothing more is read.
         """
         for name, value in (("batch size", batch_size), ("limit", limit)):
@@ -141,7 +144,8 @@ def _dataset(
     found, more = _statistics(source, spec, preparation, statistics)
     check_fit(found.inputs, shape, "inputs", place)
     check_fit(found.targets, (target_dim,), "targets", place)
-    ready = replace(preparation, statistics=found)
+    standardized = torch.float64 if found.inputs and not source.is_live else preparation.dtype
+    ready = replace(preparation, statistics=found, dtype=standardized)
     return Dataset(
         path=path,
         sha256=sha256,
@@ -158,7 +162,8 @@ def _preparation(source: Source, spec: DataSpec, place: str) -> tuple[Preparatio
     """How batches are prepared, before statistics: live inputs are left alone unless asked."""
     asked = spec.images or ("as-is" if source.is_live else "auto")
     images, notes = image_layout(source.shape or (), source.dtype, asked, place)
-    return Preparation(place, images, dtype=None if source.is_live else torch.float32), notes
+    stored = torch.float64 if source.dtype in _BEYOND_FLOAT32 else torch.float32
+    return Preparation(place, images, dtype=None if source.is_live else stored), notes
 
 
 def _sample_shape(source: Source, preparation: Preparation) -> tuple[int, ...] | None:
