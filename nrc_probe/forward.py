@@ -16,13 +16,17 @@ from nrc_probe.dataset import Dataset
 from nrc_probe.errors import DataError
 from nrc_probe.layers import Layer
 from nrc_probe.metrics import targets_vary
-from nrc_probe.moments import MomentAccumulator, Moments
+from nrc_probe.moments import EXACT, FAST, MomentAccumulator, Moments
 from nrc_probe.products import lanes_beside_torch
 
 Advance = Callable[[int, int | None], None]
 """Called after every batch: rows done, rows in all (None where unknown)."""
 _BATCH_ELEMENTS = 2**19
 """Input elements a batch aims at: wide inputs, such as images, make wide activations."""
+_LARGEST = 1e300
+"""Sums of squares below it leave room to be added up."""
+_SMALLEST = {EXACT: (1e-292, "float64"), FAST: (1e-31, "float32: --precision exact goes further")}
+"""Sums of squares above it keep their digits."""
 _BATCH_ROWS = (16, 2048)
 """The batch size is kept between these."""
 
@@ -55,9 +59,13 @@ class Pass:
 
     @property
     def model_mse(self) -> float:
-        """The network's mean squared error per element, in squared target units; nan by a fault."""
+        """The network's mean squared error per element, in squared target units.
+
+        nan by a fault, and where an error is too large to be squared.
+        """
         mean = self.residuals.mean_h
-        return float(self.residuals.feature_covariance.trace() + mean @ mean) / len(mean)
+        error = float(self.residuals.feature_covariance.trace() + mean @ mean) / len(mean)
+        return error if math.isfinite(error) else math.nan
 
     @property
     def model_r2(self) -> float:
@@ -98,26 +106,43 @@ def run_pass(
     residuals = MomentAccumulator(dataset.target_dim, dataset.target_dim, device=sums_on)
     batch_size = settings.batch_size or default_batch_size(dataset.input_shape)
     dtype = _float_dtype(model)
-    fault: str | None = None
+    fault, place = None, dataset.path or "data"
     with lanes_beside_torch(sums_on) as lanes, capture.watching():
         for inputs, targets in dataset.batches(batch_size, settings.limit):
             if not len(targets):
                 continue
             truth = targets.to(sums_on)
-            try:
+            with _naming(place):
                 placed = _placed(inputs, settings.device, dtype, residuals.n)
-            except OverflowError as error:
-                raise DataError(f"{dataset.path or 'data'}: inputs {error}") from error
             predictions = capture.forward(placed, truth)
             fault = fault or first_not_finite(predictions, residuals.n)
             residuals.update(predictions - truth, truth)
             if advance:
                 advance(residuals.n, _expected_rows(dataset.n, settings.limit))
-    if not residuals.n:
-        raise DataError(f"{dataset.path or 'data'}: no rows in any batch; expected at least one")
+    with _naming(place):
+        errors = _finished(residuals)
     capture.finish()
-    moments, undefined = _finish(totals, capture)
-    return Pass(moments, {**capture.skipped, **undefined}, residuals.finish(), fault)
+    moments, undefined = _finish(totals, capture, settings.precision)
+    return Pass(moments, {**capture.skipped, **undefined}, errors, fault)
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the place before what is wrong with the data there."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _finished(residuals: MomentAccumulator) -> Moments:
+    """The moments of all rows, whose targets must be such that squares keep their digits."""
+    if not residuals.n:
+        raise DataError("no rows in any batch; expected at least one")
+    errors = residuals.finish()
+    if reason := _not_squared(errors.target_covariance, errors.mean_y, EXACT):
+        raise DataError(f"targets are {reason}; expected others, scale them")
+    return errors
 
 
 def default_batch_size(input_shape: tuple[int, ...] | None) -> int:
@@ -178,7 +203,7 @@ def _precision_flags() -> tuple[list[Any], str, object]:
 
 
 def _finish(
-    totals: dict[str, MomentAccumulator], capture: Capture
+    totals: dict[str, MomentAccumulator], capture: Capture, precision: str
 ) -> tuple[dict[str, Moments], dict[str, str]]:
     """Moments of the layers that were followed to the end, and why some of them have none."""
     moments, undefined = {}, {}
@@ -189,16 +214,22 @@ def _finish(
         finished = totals.pop(name).finish()
         if not finished.n:
             undefined[name] = "the mask leaves no token in any row"
-        elif not _all_finite(finished):
-            undefined[name] = "its sums overflow: the activations are too large to be squared"
+        elif reason := _not_squared(finished.feature_covariance, finished.mean_h, precision):
+            undefined[name] = f"its activations are {reason}"
         else:
             moments[name] = finished
     return moments, undefined
 
 
-def _all_finite(moments: Moments) -> bool:
-    # Each is a sum of squares or bounded by two: infinite where, and only where, a diagonal is.
-    return math.isfinite(float(moments.scatter_hh.trace()))
+def _not_squared(covariance: Tensor, mean: Tensor, precision: str) -> str | None:
+    """Such as "too large to be squared in float64"; None where squares of these sizes keep their digits."""
+    smallest, where = _SMALLEST[precision]
+    # Each entry is a sum of squares or bounded by two: the diagonal says it for all.
+    energy = float(covariance.trace() + mean @ mean)
+    if not energy < _LARGEST:
+        return f"too large to be squared in {where}"
+    vanishes = energy < smallest and (energy > 0 or bool(mean.any()))
+    return f"too small to be squared in {where}" if vanishes else None
 
 
 def _expected_rows(n: int | None, limit: int | None) -> int | None:
@@ -217,7 +248,7 @@ def _float_dtype(model: nn.Module) -> torch.dtype:
 
 
 def _placed(inputs: Any, device: torch.device, dtype: torch.dtype, first_row: int) -> Any:
-    """Inputs on the device, floats in the network's own type; OverflowError where that has no room."""
+    """Inputs on the device, floats in the network's own type; DataError where that has no room."""
     if isinstance(inputs, Tensor):
         if not inputs.is_floating_point():
             return inputs.to(device)

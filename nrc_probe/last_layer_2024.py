@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nrc_probe.moments import Moments
-from nrc_probe.spectra import Spectrum, spectrum, weight_spectrum
+from nrc_probe.spectra import Spectrum, scaled, spectrum, weight_spectrum
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def _energy_outside(energy: Tensor, basis: Tensor) -> float:
 
 
 def _gram_distance(W: Tensor, T: Tensor) -> float:
+    W, T = scaled(W)[0], scaled(T)[0]  # their units cancel, and so no product overflows
     A = W @ W.T
     if A.shape != T.shape or not A.any() or not T.any():
         return math.nan

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nrc_probe.errors import RankError
 from nrc_probe.moments import Moments
-from nrc_probe.spectra import FeatureSpectra, Spectrum, WeightSpectrum, weight_spectrum
+from nrc_probe.spectra import FeatureSpectra, Spectrum, WeightSpectrum, scaled, weight_spectrum
 
 _CONSTANT = (64 * torch.finfo(torch.float64).eps) ** 2
 """A variance below this share of the squared mean is rounding of a constant, not variation."""
@@ -53,8 +53,7 @@ def signal_alignment(features: Spectrum, C: Tensor, T: Tensor, rank: int) -> flo
     features: spectrum of the feature covariance (d, d). C: (d, t). T: (t, t).
     Source: Rangamani & Unal 2026, NRC2 (section 4.2).
     """
-    size = float(features.values[:rank].norm()) * float(T.norm())
-    return _capped(_ratio(float(features.coordinates(C)[:rank].norm()) ** 2, size))
+    return _alignment_of(features.coordinates(C)[:rank], features.values[:rank], T)
 
 
 def linear_cka(variances: Tensor, C: Tensor, T: Tensor) -> float:
@@ -63,7 +62,14 @@ def linear_cka(variances: Tensor, C: Tensor, T: Tensor) -> float:
     variances: (d,) eigenvalues of S, whose norm is that of S. C: (d, t). T: (t, t). Dimensionless.
     Source: Kornblith et al. 2019.
     """
-    return _capped(_ratio(float(C.norm()) ** 2, float(variances.norm()) * float(T.norm())))
+    return _alignment_of(C, variances, T)
+
+
+def _alignment_of(C: Tensor, variances: Tensor, T: Tensor) -> float:
+    """||C||² / (||variances|| ||T||) at any scale of features and targets: their units cancel."""
+    (C, c), (variances, v), (T, t) = scaled(C), scaled(variances), scaled(T)
+    ratio = _ratio(float(C.norm()) ** 2, float(variances.norm()) * float(T.norm()))
+    return _capped(_times_power(ratio, 2 * c - v - t))
 
 
 def principal_cosines(U: Tensor, V: Tensor) -> Tensor:
@@ -180,8 +186,8 @@ def _truncated_solution(features: Spectrum, C: Tensor, rcond: float) -> tuple[Te
 
 def _explained(features: Spectrum, C: Tensor, rcond: float) -> tuple[float, int]:
     rank = _kept(features, rcond)
-    energy = features.coordinates(C)[:rank].square().sum(1)
-    return float((energy / features.values[:rank]).sum()), rank
+    (coordinates, c), (values, v) = scaled(features.coordinates(C)[:rank]), scaled(features.values[:rank])
+    return _times_power(float((coordinates.square().sum(1) / values).sum()), 2 * c - v), rank
 
 
 # ------------------------------------------------------------------------------ ranks and dimensions
@@ -190,10 +196,15 @@ def _explained(features: Spectrum, C: Tensor, rcond: float) -> tuple[float, int]
 def stable_rank(values: Tensor) -> float:
     """Sum of `values` over the largest, in [1, len]; nan when all are 0. Dimensionless.
 
-    Of variances: trace S / l1. Of squared singular values: ||W||_F² / ||W||_2². Of squared variances:
-    sum l² / l1². values: (k,), not negative, descending.
+    Of variances: trace S / l1. Of squared singular values: ||W||_F² / ||W||_2².
+    values: (k,), not negative, descending.
     """
     return _ratio(float(values.sum()), float(values[0]))
+
+
+def stable_rank_of_squares(values: Tensor) -> float:
+    """Sum of the squares over the largest, as `stable_rank`. Of variances: sum l² / l1²."""
+    return stable_rank(scaled(values)[0].square())
 
 
 def effective_rank(variances: Tensor) -> float:
@@ -255,12 +266,17 @@ class LayerScores:
 
 def features_vary(moments: Moments) -> bool:
     """Whether the features have more variance than rounding of their mean."""
-    return float(moments.feature_covariance.trace()) > _CONSTANT * float(moments.mean_h.square().sum())
+    return _vary(moments.feature_covariance, moments.mean_h)
 
 
 def targets_vary(moments: Moments) -> bool:
     """Whether the targets have more variance than rounding of their mean."""
-    return float(moments.target_covariance.trace()) > _CONSTANT * float(moments.mean_y.square().sum())
+    return _vary(moments.target_covariance, moments.mean_y)
+
+
+def _vary(covariance: Tensor, mean: Tensor) -> bool:
+    mean, k = scaled(mean)
+    return _times_power(float(covariance.trace()), -2 * k) > _CONSTANT * float(mean.square().sum())
 
 
 def score_layer(
@@ -297,7 +313,7 @@ def score_layer(
         eigengap_features=_gap(features.values, r),
         eigengap_weight=_gap(W.values, r),
         stable_rank_features=stable_rank(features.values),
-        stable_rank_covariance=stable_rank(features.values.square()),
+        stable_rank_covariance=stable_rank_of_squares(features.values),
         stable_rank_weight=W.stable_rank,
         effective_rank=effective_rank(features.values),
     )
@@ -394,6 +410,14 @@ def _weight_notes(weight: Tensor | None, weight_rank: int, scores: LayerScores) 
 def _capped(value: float) -> float:
     # Not min(): it would turn nan into 1.
     return 1.0 if value > 1 else value
+
+
+def _times_power(value: float, k: int) -> float:
+    """2^k times `value`; inf where that is too large."""
+    try:
+        return math.ldexp(value, k)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

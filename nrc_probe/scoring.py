@@ -22,7 +22,7 @@ from nrc_probe.metrics import (
     LayerScores,
     fit_linear_probe,
     score_layer,
-    stable_rank,
+    stable_rank_of_squares,
     target_rank,
     targets_vary,
 )
@@ -221,7 +221,7 @@ def _data_facts(source: DataSource, watched: Pass) -> DataFacts:
         input_shape=source.input_shape,
         target_dim=source.target_dim,
         target_rank=target_rank(variances) if varies else None,
-        target_stable_rank=stable_rank(variances.square()) if varies else math.nan,
+        target_stable_rank=stable_rank_of_squares(variances) if varies else math.nan,
         standardized=source.standardized,
         assumptions=source.notes,
     )
@@ -246,6 +246,8 @@ def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) 
     yield from refit_doubts(scored.layers, watched.residuals.n, watched.model_r2)
     if watched.fault:
         yield f"the network's output is not finite ({watched.fault}): its error is undefined"
+    elif math.isnan(watched.model_mse):
+        yield "the network's errors are too large to be squared: its error is undefined"
     if not targets_vary(watched.residuals):
         yield "targets do not vary: R², NRC2 and CKA are undefined"
     if not scored.layers:
@@ -263,6 +265,8 @@ def _heldout_warnings(readers: Sequence[Reader], again: Pass | None) -> Iterator
         return
     if again.fault:
         yield f"held-out data: the network's output is not finite ({again.fault})"
+    elif math.isnan(again.model_mse):
+        yield "held-out data: the network's errors are too large to be squared"
     for reader in readers:
         if reader.name in again.skipped:
             yield f"held-out data: layer '{reader.name}': {again.skipped[reader.name]}"

@@ -14,6 +14,8 @@ from torch import Tensor
 
 _SMALL = 128
 """Up to this size a whole decomposition costs nothing worth saving."""
+_SMALLEST_POWER = -1000
+"""The other way its inverse would overflow."""
 
 Matrix = npt.NDArray[np.float64]
 
@@ -68,6 +70,16 @@ class FeatureSpectra:
     """Of S, the covariance."""
     uncentred: Spectrum
     """Of S + mean meanᵀ."""
+
+
+def scaled(values: Tensor) -> tuple[Tensor, int]:
+    """`values` over 2^k, a power that brings the largest to between 0.5 and 1; and k.
+
+    No digit changes, and squares of the result neither overflow nor vanish.
+    """
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    k = max(math.frexp(largest)[1], _SMALLEST_POWER)
+    return values * math.ldexp(1.0, -k), k
 
 
 def spectrum(matrix: Tensor) -> Spectrum:

@@ -183,7 +183,46 @@ def test_activations_too_large_to_be_squared_are_a_reason_not_a_number(size, dty
     x, y = pair()
     watched = run(model, (x.to(dtype), y), precision=precision)
     assert list(watched.moments) == ["0"]
-    assert watched.skipped == {"1": "its sums overflow: the activations are too large to be squared"}
+    kind = {"exact": "float64", "fast": "float32: --precision exact goes further"}[precision]
+    assert watched.skipped == {"1": f"its activations are too large to be squared in {kind}"}
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "precision"),
+    [(1e-160, torch.float64, "exact"), (1e-200, torch.float64, "exact"), (1e-20, torch.float32, "fast")],
+)
+def test_activations_too_small_to_be_squared_are_a_reason_not_a_number(size, dtype, precision):
+    model = nn.Sequential(nn.Linear(3, 4, dtype=dtype), nn.Linear(4, 2, dtype=dtype))
+    for parameter in model[0].parameters():
+        parameter.data *= size
+    x, y = pair()
+    watched = run(model, (x.to(dtype), y), precision=precision)
+    kind = {"exact": "float64", "fast": "float32: --precision exact goes further"}[precision]
+    assert watched.skipped == {"1": f"its activations are too small to be squared in {kind}"}
+
+
+def test_a_layer_that_is_exactly_dead_is_scored_as_such():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for parameter in model[0].parameters():
+        parameter.data *= 0
+    watched = run(model, pair())
+    assert list(watched.moments) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("size", "word"), [(1e160, "large"), (1e-160, "small"), (1e-200, "small")])
+def test_targets_that_cannot_be_squared_are_an_error_not_constant(size, word):
+    x, y = pair()
+    with pytest.raises(DataError, match=f"^data: targets are too {word} to be squared in float64; expected"):
+        run(nn.Linear(3, 2), (x, y.double() * size))
+
+
+def test_errors_too_large_to_be_squared_are_undefined_and_the_layers_stay():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    model[1].weight.data *= 1e160
+    watched = run(model, pair())
+    assert list(watched.moments) == ["0", "1"]
+    assert math.isnan(watched.model_mse)
+    assert watched.fault is None
 
 
 def test_a_mask_that_leaves_no_token_anywhere_is_a_reason_under_tokens_pooling():

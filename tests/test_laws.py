@@ -103,6 +103,50 @@ def test_scaling_the_inputs_and_undoing_it_in_the_first_weight_changes_no_score(
         assert_alike(a, b)
 
 
+EVERY_SCALE = (*SCORES, *PREDICTIONS, "stable_rank_features", "stable_rank_covariance", "nrc4_r2")
+
+
+@given(seed=seeds, widths=hidden, power=st.integers(-145, 145))
+@law
+def test_no_score_depends_on_the_units_of_the_features_where_float64_holds_their_squares(seed, widths, power):
+    model, (x, y) = network(seed, widths), rows(seed)
+    expected = scores(model, x, y)
+    with torch.no_grad():
+        model[0].weight /= 10.0**power
+    for a, b in zip(expected.layers, scores(model, x * 10.0**power, y).layers, strict=True):
+        assert_alike(a, b, EVERY_SCALE)
+
+
+@given(seed=seeds, widths=hidden, power=st.integers(-140, 140))
+@law
+def test_no_score_depends_on_the_units_of_the_targets_where_float64_holds_their_squares(seed, widths, power):
+    model, (x, y) = network(seed, widths), rows(seed)
+    expected = scores(model, x, y)
+    with torch.no_grad():
+        model[-1].weight *= 10.0**power
+        model[-1].bias *= 10.0**power
+    got = scores(model, x, y * 10.0**power)
+    for a, b in zip(expected.layers, got.layers, strict=True):
+        assert_alike(a, b, (*SCORES, "nrc4_r2", "nrc4_ratio"))
+    assert got.model_r2 == pytest.approx(expected.model_r2, rel=1e-9)
+    assert got.data.target_stable_rank == pytest.approx(expected.data.target_stable_rank, rel=1e-9)
+    for name in ("nrc1", "nrc2", "nrc3"):
+        near = pytest.approx(getattr(expected.last_layer_2024, name), rel=1e-6)
+        assert getattr(got.last_layer_2024, name) == near
+
+
+@pytest.mark.parametrize("power", [-145, 145])
+def test_a_layer_too_wide_for_one_decomposition_has_no_units_either(power):
+    model = nn.Sequential(nn.Linear(150, T, dtype=torch.float64))
+    x = torch.randn(400, 150, dtype=torch.float64) * torch.linspace(0.5, 2, 150, dtype=torch.float64)
+    y = x[:, :T] + torch.randn(400, T, dtype=torch.float64)
+    (expected,) = scores(model, x, y, (400,)).layers
+    with torch.no_grad():
+        model[0].weight /= 10.0**power
+    (got,) = scores(model, x * 10.0**power, y, (400,)).layers
+    assert_alike(expected, got, EVERY_SCALE)
+
+
 @given(seed=seeds, widths=hidden, scale=st.floats(1e-2, 1e2))
 @law
 def test_other_target_units_scale_errors_by_their_square_and_nothing_else(seed, widths, scale):

@@ -715,3 +715,14 @@ def test_a_live_network_without_values_is_refused() -> None:
     network = Unused(nn.Linear(5, 5, device="meta"))
     with pytest.raises(CheckpointError, match=r"'odd.weight' has no values: it lies on the meta device"):
         analyze(network, (torch.randn(30, 5), torch.randn(30, 2)))
+
+
+def test_errors_too_large_to_be_squared_are_warned_about_and_meet_no_condition() -> None:
+    network = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).double()
+    network[1].weight.data *= 1e160
+    pair = (torch.randn(30, 5).double(), torch.randn(30, 2).double())
+    result = analyze(network, pair, heldout=pair)
+    said = "the network's errors are too large to be squared"
+    assert result.warnings == (f"{said}: its error is undefined", f"held-out data: {said}")
+    assert [layer.conditions["nrc4"] for layer in result.layers] == [False, False]
+    assert [math.isnan(layer.nrc4_ratio) for layer in result.layers] == [True, True]

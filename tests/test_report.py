@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -521,3 +522,17 @@ def test_a_reading_of_some_layers_claims_nothing_about_the_others() -> None:
 def test_a_linear_map_of_the_last_input_is_not_called_early() -> None:
     result = a_result(a_layer("a", 0.5, nrc4_ratio=9.0), a_layer("b", 0.1, nrc4_ratio=1.0))
     assert "A linear map of b's input predicts with" in reading(result)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e5, 1e200])
+def test_no_number_is_printed_with_more_than_twelve_characters(size: float) -> None:
+    sizes = {"nrc4_ratio": size, "nrc4": size, "effective_rank": size, "stable_rank_weight": size}
+    result = a_result(
+        a_layer("a", stable_rank_covariance=size, **sizes),
+        model_mse=size,
+        model_r2=-size,
+        heldout=held_out("a", mse=size),
+    )
+    result = replace(result, checkpoint=replace(result.checkpoint, weight_decay=size, learning_rate=size))
+    numbers = re.findall(r"[-+.\de]*\d[-+.\de]*", text_of(result))
+    assert [number for number in numbers if len(number) > 12] == []

@@ -123,7 +123,7 @@ def _data(data: DataFacts) -> str:
 
 
 def _error(mse: float, r2: float) -> str:
-    error, share_explained = f"{mse:.4g}", f"{r2:.4f}"
+    error, share_explained = f"{mse:.4g}", f"{r2:.4f}" if abs(r2) < 1e5 else f"{r2:.3g}"
     return f"MSE {error if math.isfinite(mse) else '-'}, R² {share_explained if math.isfinite(r2) else '-'}"
 
 
