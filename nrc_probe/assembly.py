@@ -21,6 +21,7 @@ from nrc_probe.config import Config, find_config, overlay, read_config, read_met
 from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
 from nrc_probe.errors import CheckpointError, ConfigError, DataError
 from nrc_probe.factory import is_factory
+from nrc_probe.files import from_home
 from nrc_probe.layers import POOLINGS
 from nrc_probe.moments import PRECISIONS
 from nrc_probe.plain import shortened
@@ -243,7 +244,7 @@ def _file_here(said: str | None, suffix: str = "") -> str | None:
     """A file that an option names, from the current folder; a config's folder is another place."""
     if said is None or not said.endswith(suffix):
         return said
-    return str(Path(said).expanduser().absolute())
+    return str(from_home(said).absolute())
 
 
 def _says_anything(spec: DataSpec) -> bool:

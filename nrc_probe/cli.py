@@ -21,7 +21,7 @@ from nrc_probe.options import (
     running_options,
     score_options,
 )
-from nrc_probe.plain import printable
+from nrc_probe.plain import printable, readable
 from nrc_probe.pools import keep_blas_to_one_thread
 
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
@@ -157,7 +157,7 @@ def _close_standard_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"nrc-probe: {printable(message)}", err=True)
+    click.echo(f"nrc-probe: {readable(printable(message))}", err=True)
     sys.exit(code)
 
 

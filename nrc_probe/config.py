@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.errors import ConfigError
 from nrc_probe.factory import is_factory
-from nrc_probe.files import FILE, kind_of
+from nrc_probe.files import FILE, from_home, kind_of
 from nrc_probe.plain import first_line
 from nrc_probe.spec import DataSpec, ModelSpec, columns_text
 
@@ -253,9 +253,9 @@ def _data_spec(said: Mapping[str, object], folder: Path, trusted: bool, place: s
     if standardize in ("inputs", "targets"):
         values["standardize"] = (standardize,)
     elif isinstance(standardize, str):
-        values["standardize"] = str(folder.absolute() / Path(standardize).expanduser())
+        values["standardize"] = str(folder.absolute() / from_home(standardize))
     if isinstance(targets, str) and targets.endswith(".npy"):
-        values["targets"] = str(folder.absolute() / Path(targets).expanduser())
+        values["targets"] = str(folder.absolute() / from_home(targets))
     return DataSpec(**values, trusted=trusted, folder=folder)  # type: ignore[arg-type]  # _checked
 
 

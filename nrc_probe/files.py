@@ -1,7 +1,8 @@
-"""What a path leads to. Only regular files are read: a pipe or a device may never end, or never begin."""
+"""What a path means and leads to. Only files are read: a pipe or a device may never end, or begin."""
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def kind_of(path: Path) -> str | None:
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a null in it
         return None
     return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def from_home(path: str | Path) -> Path:
+    """`path` with a leading ~ written out; a user who is not there leaves it as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises RuntimeError for such users)

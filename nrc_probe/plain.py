@@ -28,6 +28,13 @@ def first_line(error: BaseException) -> str:
     return shortened(words.splitlines()[0] if words else type(error).__name__)
 
 
+def readable(message: str, longest: int = 1000) -> str:
+    """A message without its middle where it is too long to be read: the way out stands at its end."""
+    if len(message) <= longest:
+        return message
+    return f"{message[: longest * 2 // 3]} ... {message[-longest // 4 :]}"
+
+
 def shortened(text: str, longest: int = _LONGEST) -> str:
     """`text`, cut with an ellipsis where it is longer than `longest`."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

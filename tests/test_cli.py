@@ -418,6 +418,12 @@ WRONG_OPTIONS = {
     "output is data": (["--csv", "data.npz"], ["cannot write 'data.npz'", "it exists and is no .csv file"]),
     "output is net": (["--csv", "./net.pth"], ["cannot write 'net.pth'", "it exists and is no .csv file"]),
     "data option": (["--data-option", "n=3"], ["options for the data (n)", "a factory", "got data.npz"]),
+    "nobody's home": (["--data", "~no-such-user/x.npz"], ["~no-such-user/x.npz: there is no such file"]),
+    "nobody's statistics": (
+        ["--standardize", "~no-such-user/x.npz"],
+        ["no-such-user/x.npz: there is no such"],
+    ),
+    "endless columns": (["--inputs", "0:" + "9" * 5000], ["has no array '0:9999"]),
     "model exits": (["--model", "sys:exit"], ["net.pth: sys:exit() failed: SystemExit"]),
     "activation list": (["--model-option", 'activation=["relu"]'], ["unknown activation '['relu']'"]),
 }
@@ -507,6 +513,8 @@ def test_no_data_names_the_three_ways_to_supply_it(run: Callable[..., Run]) -> N
         ("[data]\npaht = 'data.npz'", ["[data]: no key 'paht'; did you mean 'path'?"]),
         ("[dat]\npath = 'data.npz'", ["no table 'dat'; did you mean 'data'?"]),
         ("[data\npath = 'data.npz'", ["not valid TOML", "line 1"]),
+        ("[data]\npath = 'data.npz'\nstandardize = \"a\\u0000b\"", ["a\\x00b: there is no such file"]),
+        ('[data]\npath = "a\\u0000b"', ["a\\x00b: there is no such file"]),
         ("[score]\nrank = 0", ["[score] rank = 0: expected", "whole number above 0"]),
         ("[data]\npath = 'data.npz'\n[data.options]\nn = 3", ["options for the data (n)", "got data.npz"]),
         ("[data]\npath = 'data.npz'\n[heldout]\ninputs = 'x'", ["[heldout] names no data", "--heldout FILE"]),
@@ -518,6 +526,13 @@ def test_a_wrong_configuration_is_refused_with_its_place(
     (folder / "nrc-probe.toml").write_text(text)
     place = [] if "path" in text else ["nrc-probe.toml: "]
     run("analyze", "net.pth").fails(1, *place, *words)
+
+
+def test_a_long_message_loses_its_middle_not_its_end(folder: Path, run: Callable[..., Run]) -> None:
+    (folder / "nrc-probe.toml").write_text(f"[score]\npooling = '{'a' * 5000}'", encoding="utf-8")
+    done = run("analyze", "net.pth")
+    done.fails(1, 'nrc-probe.toml: [score] pooling = "aaa', " ... ", "first, last")
+    assert len(done.err) < 1100
 
 
 def test_a_threshold_of_an_option_wins_over_the_file_s_and_the_others_stay(

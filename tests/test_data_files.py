@@ -364,6 +364,7 @@ CSV_ERRORS = {
     "no names": ("1,2\n3,4\n", {}, r"which .* It has 2 columns without names \(0:2\); name them"),
     "a wrong name": ("a,b\n1,2\n", {"inputs": "c"}, "has no column 'c'; it has 2 columns: a, b"),
     "out of range": ("1,2\n3,4\n", {"inputs": "0:3"}, "columns '0:3' are not there; it has 2 col"),
+    "endless": ("1,2\n3,4\n", {"inputs": "0:" + "9" * 5000}, r"has no column '0:9+'; it has 2 columns"),
     "a dash": (
         "1,2\n3,4\n",
         {"inputs": "0-4"},
@@ -404,6 +405,14 @@ def test_a_header_that_claims_more_than_the_archive_holds_is_refused_unread(tmp_
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
     with pytest.raises(DataError, match=r"array 'x': its header claims \(1000000000000, 8\) float64"):
         open_dataset(DataSpec("d.npz", folder=tmp_path))
+
+
+def test_a_damaged_header_is_refused_without_python_s_warnings(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.hstack([X, Y]))
+    damaged = (tmp_path / "d.npy").read_bytes().replace(b"'descr'", b"'de\\er'")
+    (tmp_path / "d.npy").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"d\.npy: not a readable \.npy file"):
+        open_dataset(DataSpec("d.npy", folder=tmp_path))
 
 
 def test_a_torch_file_that_needs_code_is_refused_by_the_name_of_the_code(tmp_path: Path) -> None:
@@ -468,6 +477,15 @@ def test_what_torch_did_not_save_is_refused_in_our_own_words(
     with pytest.raises(DataError, match=rf"d\.pt: .*{message}") as caught:
         open_dataset(DataSpec("d.pt", folder=tmp_path))
     assert "weights_only" not in str(caught.value)
+
+
+def test_a_damaged_name_in_a_torch_file_brings_no_advice_of_torch(tmp_path: Path) -> None:
+    torch.save({"x": torch.tensor(X)}, tmp_path / "d.pt", _use_new_zipfile_serialization=False)
+    damaged = (tmp_path / "d.pt").read_bytes().replace(b"ctorch._utils", b"cto#ch._utils")
+    (tmp_path / "d.pt").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"d\.pt: the file is truncated or broken: .*to#ch") as caught:
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+    assert "safe_globals" not in str(caught.value)
 
 
 def test_a_quantised_tensor_is_refused_without_torch_s_warning(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def load_torch(path: Path, content: str, *, way_out: str, unsafe_pickle: bool = 
         raise CheckpointError(_unpickling_problem(error, unsafe_pickle, way_out)) from error
 
 
-_NAMED_CODE = re.compile(r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '([\w.]+)'>")
+_NAMED_CODE = re.compile(r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '(\w+\.[\w.]+)'>")
 
 
 def _unpickling_problem(error: Exception, unsafe_pickle: bool, way_out: str) -> str:
@@ -59,6 +59,6 @@ def _unpickling_problem(error: Exception, unsafe_pickle: bool, way_out: str) -> 
 
 
 def _reason(error: Exception) -> str:
-    """torch.load's own reason, without the advice it puts before."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    """torch.load's own reason, without the advice it puts before and after."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].partition(" Please use")[0].strip()
     return first_line(type(error)(text)) if isinstance(error, UnpicklingError) else first_line(error)

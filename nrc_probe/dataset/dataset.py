@@ -26,6 +26,7 @@ from nrc_probe.dataset.standardize import (
 from nrc_probe.dataset.tables import array_columns
 from nrc_probe.errors import DataError
 from nrc_probe.factory import is_factory, load_factory
+from nrc_probe.files import from_home
 from nrc_probe.spec import DataSpec
 
 __all__ = ["Batch", "Dataset", "Inputs", "Statistics", "open_dataset", "wrap_dataset"]
@@ -246,7 +247,7 @@ def _call_factory(spec: DataSpec) -> object:
 
 def _located(path: str, spec: DataSpec) -> Path:
     """A path as the spec means it: relative to its folder, if it has one."""
-    return (spec.folder or Path()) / Path(path).expanduser()
+    return (spec.folder or Path()) / from_home(path)
 
 
 def _fingerprint(files: Iterable[Path]) -> str:

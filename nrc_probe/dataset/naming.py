@@ -126,7 +126,7 @@ def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:
 def _one_part(part: str, table: Table, place: str) -> tuple[int, ...]:
     if part in table.names:
         return (table.names.index(part),)
-    span = re.fullmatch(r"(-?\d+)|(-?\d+)?(:)(-?\d+)?", part)
+    span = re.fullmatch(r"(-?\d{1,9})|(-?\d{1,9})?(:)(-?\d{1,9})?", part)
     if span is None or not part:
         raise DataError(f"{place}: has no column '{part}'; it has {_columns_there(table)}")
     columns = range(table.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,10 +104,10 @@ def _whole(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> int:
 def _npy_header(file: IO[bytes], place: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, Fortran order and type that a .npy header claims, held against the bytes there are."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged header, Python criticises the spelling
+        shape, fortran, dtype = read(file)
     needed = file.tell() + math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and (needed != size or min(shape, default=0) < 0):
         raise DataError(
