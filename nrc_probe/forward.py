@@ -256,8 +256,8 @@ def _placed(inputs: Any, device: torch.device, dtype: torch.dtype, first_row: in
         if torch.finfo(dtype).max < torch.finfo(inputs.dtype).max and not placed.isfinite().all():
             kind = str(dtype).removeprefix("torch.")
             where = first_not_finite(placed, first_row)
-            raise OverflowError(
-                f"are too large for {kind}, the network's own type ({where}): scale them down"
+            raise DataError(
+                f"inputs are too large for {kind}, the network's own type ({where}): scale them down"
             )
         return placed
     if isinstance(inputs, Mapping):
