@@ -90,7 +90,8 @@ def test_a_checkpoint_beside_its_configuration_needs_no_other_word(
 ) -> None:
     monkeypatch.chdir(ROOT)
     done = run("analyze", f"fixtures/hopper/{name}.safetensors")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert all(" rows" in line for line in done.err.splitlines()), "only progress, on a slow machine"
     assert f"checkpoint fixtures/hopper/{name}.safetensors\n" in done.out
     assert "data       fixtures/hopper/train.npz: 4,000 rows, 3 targets of rank 3" in done.out
     assert "held out   fixtures/hopper/test.npz: 1,000 rows" in done.out
