@@ -17,11 +17,10 @@ from torch import Tensor
 from nrc_probe.doubts import refit_doubts, with_onset_note
 from nrc_probe.forward import Pass
 from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
+from nrc_probe.layer_scores import LayerScores, score_layer
 from nrc_probe.layers import Skipped, unmatched
 from nrc_probe.metrics import (
-    LayerScores,
     fit_linear_probe,
-    score_layer,
     stable_rank_of_squares,
     target_rank,
     targets_vary,

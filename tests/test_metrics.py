@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from nrc_probe import metrics
 from nrc_probe.errors import RankError
 from nrc_probe.last_layer_2024 import last_layer_2024
+from nrc_probe.layer_scores import score_layer
 from nrc_probe.metrics import (
     fit_linear_probe,
     random_alignment,
-    score_layer,
     target_rank,
 )
 from nrc_probe.moments import MomentAccumulator
