@@ -33,8 +33,8 @@ _MOST = 2**31 - 1
 _MOST_THREADS = 1024
 
 
-class Options(TypedDict, total=False):
-    """Everything `analyze` can be told; what is None or left out is found elsewhere."""
+class SharedOptions(TypedDict, total=False):
+    """What `analyze` and `batch` can be told under the same names."""
 
     model: str | None
     """Architecture: "mlp", "resnet", "torchvision:NAME" or a factory "package.module:function"."""
@@ -76,8 +76,6 @@ class Options(TypedDict, total=False):
     """"exact" (default) or "fast"."""
     layers: Sequence[str] | None
     """Globs on layer names; default all."""
-    exclude: Sequence[str] | None
-    """Globs on layer names to leave out."""
     max_width: int | None
     """Widest layer that is scored (default 8192)."""
     limit: int | None
@@ -90,6 +88,13 @@ class Options(TypedDict, total=False):
     """"auto" (default: cuda, then mps, then cpu) or a torch device."""
     threads: int | None
     """CPU threads of torch."""
+
+
+class Options(SharedOptions, total=False):
+    """Everything `analyze` can be told; what is None or left out is found elsewhere."""
+
+    exclude: Sequence[str] | None
+    """Globs on layer names to leave out."""
 
 
 @dataclass(frozen=True)
@@ -122,25 +127,38 @@ def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: obj
 
     Raises ProbeError's children for everything that is missing, broken or unknown.
     """
-    _check_names(options)
-    check_types(options)
-    said = _as_config(options, data)
     if isinstance(checkpoint, nn.Module):
+        check_names(options)
         summary = f"{type(checkpoint).__name__}, a live module"
         _check_finite(checkpoint, summary)
         network = Network(checkpoint, "module", summary, ())
-        return Subject(CheckpointFacts(None), network, overlay(said, _given_config(options)))
-    path = _as_path(checkpoint)
-    file = _given_config(options) if options.get("config") else _found_config(path, options)
-    config = overlay(said, file)
+        config = overlay(_as_config(options, data), _given_config(options))
+        return Subject(CheckpointFacts(None), network, config)
+    loaded, config = open_checkpoint(_as_path(checkpoint), options, data)
+    return subject_of(loaded, build_network(loaded, config.model), config)
+
+
+def open_checkpoint(path: Path, options: Options, data: object = None) -> tuple[Checkpoint, Config]:
+    """A checkpoint file, and all that options, nrc-probe.toml and its own metadata say of it."""
+    config = read_request(path, options, data)
     loaded = load_checkpoint(
         path,
         state_key=_text(config.score.get("state_key")),
         unsafe_pickle=options.get("unsafe_pickle", False),
     )
-    config = overlay(config, read_metadata(loaded, trusted=options.get("allow_code", False)))
-    network = build_network(loaded, config.model)
-    _check_finite(network.module, str(path))
+    return loaded, overlay(config, read_metadata(loaded, trusted=options.get("allow_code", False)))
+
+
+def read_request(path: Path, options: Options, data: object = None) -> Config:
+    """What the options say of the checkpoint at `path`, over its nrc-probe.toml; it is not opened."""
+    check_names(options)
+    file = _given_config(options) if options.get("config") else _found_config(path, options)
+    return overlay(_as_config(options, data), file)
+
+
+def subject_of(loaded: Checkpoint, network: Network, config: Config) -> Subject:
+    """The subject around a network that holds the tensors of `loaded`, which must be finite."""
+    _check_finite(network.module, str(loaded.path))
     return Subject(_facts(loaded), network, config, loaded.notes)
 
 
@@ -149,7 +167,11 @@ def open_data(subject: Subject, data: object, options: Options) -> tuple[Dataset
 
     Held-out rows are standardised by the first data set's mean and deviation.
     """
-    config, heldout = subject.config, options.get("heldout")
+    return open_data_sets(subject.config, data, options.get("heldout"))
+
+
+def open_data_sets(config: Config, data: object, heldout: object) -> tuple[Dataset, Dataset | None]:
+    """As `open_data`; data, heldout: paths, which `config` has too, or live data."""
     training = _open(config.data, data, None)
     if heldout is not None and not _is_path(heldout):
         config = replace(config, heldout=replace(config.heldout, path="held-out data"))
@@ -195,12 +217,14 @@ def _as_path(checkpoint: object) -> Path:
     return Path(checkpoint)
 
 
-def _check_names(options: Mapping[str, object]) -> None:
+def check_names(options: Options) -> None:
+    """Raise ConfigError at the first option that `analyze` does not have, or of a wrong type."""
     for name in options:
         if name not in Options.__annotations__:
             close = difflib.get_close_matches(name, Options.__annotations__, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"analyze has no option '{name}'{hint}")
+    check_types(options)
 
 
 def _as_config(options: Options, data: object) -> Config:

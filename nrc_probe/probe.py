@@ -47,23 +47,27 @@ def analyze(
     options: see `Options`; the command line has the same names.
     Raises ProbeError with one line that names place, expected, got and way out.
     """
+    started = time.perf_counter()
     # A DataLoader draws a seed even where it does not shuffle: a training run goes on unchanged.
     with torch.random.fork_rng(devices=[]):
-        return _analyze(checkpoint, data, options, progress)
+        subject = open_subject(checkpoint, options, data)
+        return analyze_subject(subject, lambda: open_data(subject, data, options), progress, started)
 
 
-def _analyze(
-    checkpoint: str | Path | nn.Module,
-    data: object,
-    options: Options,
+def analyze_subject(
+    subject: Subject,
+    data_sets: Callable[[], tuple[Dataset, Dataset | None]],
     progress: Progress | None,
+    started: float,
 ) -> Result:
-    started = time.perf_counter()
-    subject = open_subject(checkpoint, options, data)
+    """As `analyze`, of a network that is built; the data are opened once its layers are known.
+
+    data_sets: opens the rows to analyse and the held-out ones. started: by time.perf_counter.
+    """
     settings, running = read_settings(subject.config), read_running(subject.config)
     model = subject.network.module
     layers, left_out = find_layers(model, settings.layers, settings.exclude)
-    dataset, heldout_set = open_data(subject, data, options)
+    dataset, heldout_set = data_sets()
     watched, again = _passes(model, layers, dataset, heldout_set, settings, running, progress)
     return score_passes(
         _facts(subject, dataset, heldout_set, left_out),

@@ -22,7 +22,7 @@ from nrc_probe.errors import ArchitectureError, ProbeError
 from nrc_probe.factory import is_factory, load_factory
 from nrc_probe.spec import ModelSpec
 
-__all__ = ["ACTIVATIONS", "Network", "build_network", "describe"]
+__all__ = ["ACTIVATIONS", "Network", "build_network", "describe", "refill"]
 
 _FAMILIES: Mapping[str, Callable[..., Blueprint]] = {
     "mlp": mlp_blueprint,
@@ -65,6 +65,17 @@ def build_network(checkpoint: Checkpoint, spec: ModelSpec) -> Network:
         return _build(checkpoint, spec)
     except ArchitectureError as error:
         raise ArchitectureError(f"{checkpoint.path}: {error}") from error
+
+
+def refill(network: Network, checkpoint: Checkpoint) -> Network:
+    """A network built from another checkpoint with the same tensors in name, shape, type and order,
+    now with this one's in it; its module is the same object.
+    """
+    try:
+        _load(network.module, checkpoint.tensors, assign=True)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{checkpoint.path}: {error}") from error
+    return network
 
 
 def _build(checkpoint: Checkpoint, spec: ModelSpec) -> Network:
