@@ -17,16 +17,21 @@ if TYPE_CHECKING:
     from nrc_probe.report.terminal import print_layers, print_result
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
+    from nrc_probe.sweep.outcome import Outcome, Sweep
+    from nrc_probe.sweep.sweep import batch
 
     __version__: str
 
 __all__ = [
     "LayerResult",
     "Options",
+    "Outcome",
     "ProbeError",
     "Result",
+    "Sweep",
     "Thresholds",
     "analyze",
+    "batch",
     "list_layers",
     "print_layers",
     "print_result",
@@ -36,10 +41,13 @@ __all__ = [
 _HOMES = {
     "LayerResult": "result",
     "Options": "assembly",
+    "Outcome": "sweep.outcome",
     "ProbeError": "errors",
     "Result": "result",
+    "Sweep": "sweep.outcome",
     "Thresholds": "result",
     "analyze": "probe",
+    "batch": "sweep.sweep",
     "list_layers": "probe",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",

@@ -156,6 +156,20 @@ def read_request(path: Path, options: Options, data: object = None) -> Config:
     return overlay(_as_config(options, data), file)
 
 
+def check_request(options: Options) -> None:
+    """Raise ConfigError where the options alone are wrong, whatever the checkpoint."""
+    check_names(options)
+    config = overlay(_as_config(options, None), _given_config(options))
+    read_settings(config)
+    read_running(config)
+
+
+def data_files(config: Config) -> list[Path]:
+    """The paths that `config` names as data, whether they are there or not."""
+    specs = (config.data, config.heldout)
+    return [(spec.folder or Path()) / Path(spec.path).expanduser() for spec in specs if spec.path]
+
+
 def subject_of(loaded: Checkpoint, network: Network, config: Config) -> Subject:
     """The subject around a network that holds the tensors of `loaded`, which must be finite."""
     _check_finite(network.module, str(loaded.path))

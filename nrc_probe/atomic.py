@@ -13,16 +13,19 @@ from nrc_probe.files import FILE, kind_of
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, mark: str = "") -> Iterator[Path]:
     """A temporary sibling to write to; it takes the place of `path` at the end, or goes on errors.
 
-    A link stays, its target is replaced. Raises OutputError where `path` cannot be written.
+    A link stays, its target is replaced. mark: stands in the temporary's name, `.NAME.MARK.RANDOM.tmp`,
+    for whoever clears up after a process that was killed. Raises OutputError where `path` cannot be
+    written.
     """
     check_writable(path)
     with _refused(path):
         target = path.resolve()
         # the name is cut: with what is added it must not become longer than a name may be
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp")
+        prefix = f".{target.name[:32]}.{mark}." if mark else f".{target.name[:32]}."
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         try:
@@ -33,9 +36,10 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all. Raises OutputError."""
-    write_texts({path: text})
+def write_text(path: Path, text: str, mark: str = "") -> None:
+    """Write `text` as UTF-8, whole or not at all; mark as in `replacing`. Raises OutputError."""
+    with replacing(path, mark) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:

@@ -211,9 +211,13 @@ class Result:
             **body,
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The result as JSON text: numbers or null, never NaN."""
-        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+    def to_json(self, indent: int | None = 2, beside: Mapping[str, Any] | None = None) -> str:
+        """The result as JSON text: numbers or null, never NaN.
+
+        beside: more entries that stand after the result's own, and are not read back.
+        """
+        body = {**self.to_dict(), **(beside or {})}
+        text = json.dumps(body, indent=indent, allow_nan=False, ensure_ascii=False)
         return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
     @classmethod

@@ -68,8 +68,9 @@ def build_network(checkpoint: Checkpoint, spec: ModelSpec) -> Network:
 
 
 def refill(network: Network, checkpoint: Checkpoint) -> Network:
-    """A network built from another checkpoint with the same tensors in name, shape, type and order,
-    now with this one's in it; its module is the same object.
+    """`network`, its module the same object, with the tensors of another checkpoint in it.
+
+    They have the names, shapes, types and order of those that it was built from.
     """
     try:
         _load(network.module, checkpoint.tensors, assign=True)
