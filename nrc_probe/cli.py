@@ -14,8 +14,10 @@ import click
 from nrc_probe import __version__
 from nrc_probe.errors import OutputError, ProbeError
 from nrc_probe.options import (
+    batch_options,
     data_options,
     given,
+    layer_options,
     network_options,
     output_options,
     running_options,
@@ -65,6 +67,7 @@ def cli() -> None:
 @_CHECKPOINT
 @data_options
 @network_options
+@layer_options
 @score_options
 @running_options
 @output_options
@@ -99,12 +102,39 @@ def analyze(
 @cli.command(short_help="List what would be scored in CHECKPOINT; needs no data.")
 @_CHECKPOINT
 @network_options
+@layer_options
 def layers(checkpoint: Path, **options: Any) -> None:
     """List what would be scored in CHECKPOINT: names, types, shapes, weight ranks."""
     from nrc_probe import probe
     from nrc_probe.report.terminal import print_layers
 
     print_layers(probe.list_layers(checkpoint, **given(options)), _console())
+
+
+@cli.command(short_help="Score every checkpoint below FOLDER; goes on where it stopped.")
+@click.argument("folder", type=click.Path(path_type=Path, readable=False))
+@batch_options
+@data_options
+@network_options
+@score_options
+@running_options
+def batch(folder: Path, output: Path, data: str | None, quiet: bool, **options: Any) -> int:
+    """Score every checkpoint below FOLDER: one JSON file each, one table at the end.
+
+    What was scored before, of the same content, data and settings, is left as it is. What fails is
+    recorded (*.failed.json), listed, and tried again next time; the exit code is then 3. For each
+    checkpoint the nearest nrc-probe.toml counts. Several processes can share one output folder.
+    """
+    _set_threads(options["threads"])
+    from nrc_probe.sweep import sweep
+
+    with _batch_progress(quiet) as progress:
+        done = sweep.batch(folder, output, data, progress=progress, **given(options))
+    if not quiet:
+        from nrc_probe.sweep.terminal import print_sweep
+
+        print_sweep(done, _console())
+    return 3 if done.failed else 0
 
 
 def main() -> None:
@@ -121,8 +151,8 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         _fail(_usage_message(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:
         # the reader, such as `head`, has gone: nothing is left to say
         _close_standard_output()
@@ -239,4 +269,16 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | 
     from nrc_probe.report.progress import progress_on
 
     with progress_on(sys.stderr) as advance:
+        yield advance
+
+
+@contextmanager
+def _batch_progress(quiet: bool) -> Iterator[Any]:
+    """The same for checkpoints: a bar, or a line for each that is finished."""
+    if quiet:
+        yield None
+        return
+    from nrc_probe.sweep.terminal import batch_progress_on
+
+    with batch_progress_on(sys.stderr) as advance:
         yield advance

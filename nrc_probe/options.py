@@ -55,6 +55,9 @@ network_options = _stack(
         help="Open a pickle that runs code. Only for files you trust.",
     ),
     click.option("--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."),
+)
+
+layer_options = _stack(
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."),
 )
 
@@ -134,6 +137,34 @@ running_options = _stack(
         help="auto (default: cuda, then mps, then cpu), cuda, cuda:1, mps, cpu.",
     ),
     click.option("--threads", type=int, metavar="N", help="CPU threads."),
+)
+
+batch_options = _stack(
+    click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FOLDER",
+        help="Where the results go, each at its checkpoint's relative path, with .json added.",
+    ),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Score only these checkpoints: relative paths, names or folders; repeatable.",
+    ),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out; repeatable."),
+    click.option(
+        "--exclude-layers",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave these layers out, as analyze --exclude does; repeatable.",
+    ),
+    click.option("--workers", type=int, metavar="N", help="Processes, which share the threads. Default: 1."),
+    click.option("--force", is_flag=True, help="Make results again that are there."),
+    click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is done already."),
+    click.option("-q", "--quiet", is_flag=True, help="No table and no progress."),
 )
 
 output_options = _stack(

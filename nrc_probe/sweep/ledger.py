@@ -105,7 +105,7 @@ def write_failure(path: Path, checkpoint: Path, error: BaseException | str, mark
         "schema": FAILURE_SCHEMA,
         "checkpoint": printable(str(checkpoint)),
         "error": type(error).__name__ if isinstance(error, BaseException) else None,
-        "reason": reason_of(error),
+        "reason": reason_of(error, checkpoint),
         "provenance": {
             "nrc_probe": version("nrc-probe"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,9 +114,12 @@ def write_failure(path: Path, checkpoint: Path, error: BaseException | str, mark
     write_text(path, json.dumps(body, indent=2) + "\n", mark)
 
 
-def reason_of(error: BaseException | str) -> str:
-    """The error's own words on one line; with its type where it is not meant for users."""
-    if isinstance(error, ProbeError | str):
-        return printable(" ".join(str(error).split()))
+def reason_of(error: BaseException | str, checkpoint: Path) -> str:
+    """The error's own words on one line, without the checkpoint's path, which stands beside them.
+
+    With its type where it is not meant for users.
+    """
     text = " ".join(str(error).split())
+    if isinstance(error, ProbeError | str):
+        return printable(text.removeprefix(f"{checkpoint}: "))
     return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -97,7 +97,7 @@ class Scorer:
         try:
             question = self._question(name)
         except Exception as error:  # as in _claimed
-            return Outcome(name, TO_DO, place, ledger.reason_of(error))
+            return Outcome(name, TO_DO, place, ledger.reason_of(error, self.errand.folder / name))
         found = self._answer(place, question)
         if found is None:
             return Outcome(name, TO_DO, place)
@@ -131,7 +131,7 @@ class Scorer:
     def _failed(self, name: str, error: Exception | str, started: float | None) -> Outcome:
         place = ledger.failure_file(self.errand.output, name)
         seconds = time.perf_counter() - started if started else 0.0
-        return Outcome(name, FAILED, place, ledger.reason_of(error), seconds)
+        return Outcome(name, FAILED, place, ledger.reason_of(error, self.errand.folder / name), seconds)
 
     def _question(self, name: str) -> _Question:
         loaded, config = open_checkpoint(self.errand.folder / name, self.errand.options, self.errand.data)
