@@ -152,7 +152,8 @@ def main() -> None:
             sys.exit(error.exit_code)
         _fail(_usage_message(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail(str(error) or "interrupted", 130)
+        # click turns the second into the first, and keeps its words as the cause
+        _fail(str(error.__cause__ or error) or "interrupted", 130)
     except BrokenPipeError:
         # the reader, such as `head`, has gone: nothing is left to say
         _close_standard_output()

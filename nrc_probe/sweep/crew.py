@@ -17,8 +17,9 @@ from nrc_probe.sweep.scorer import Errand, Scorer
 
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SERVE = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from nrc_probe.sweep.worker import serve; serve(int(sys.argv[1]))"
+    "import os, sys; sys.path[:] = sys.argv[2:]; "
+    "from nrc_probe.sweep.worker import serve; serve(int(sys.argv[1])); "
+    "sys.stdout.flush(); os._exit(0)"  # without taking torch down piece by piece, which takes a while
 )
 _LOOK_UP_SECONDS = 0.2
 """How often the crew looks whether it was asked to stop, and whether others have finished."""

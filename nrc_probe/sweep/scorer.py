@@ -47,7 +47,7 @@ class Scorer:
 
     errand: Errand
     _data: dict[str, DataSets] = field(default_factory=dict)
-    _room: int = _KEPT_BYTES
+    _bytes_kept: int = 0
     _network: tuple[object, Network] | None = None
 
     def score(self, name: str) -> Outcome:
@@ -160,9 +160,9 @@ class Scorer:
 
     def _kept(self, dataset: Dataset) -> Dataset:
         size = bytes_in_memory(dataset)
-        if size is None or size > self._room:
+        if size is None or self._bytes_kept + size > _KEPT_BYTES:
             return dataset
-        self._room -= size
+        self._bytes_kept += size
         return keep_rows(dataset)
 
     def _built(self, loaded: Checkpoint, spec: ModelSpec) -> Network:
