@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nrc_probe.assembly import Options
+    from nrc_probe.drafting import Draft, init
     from nrc_probe.errors import ProbeError
     from nrc_probe.probe import analyze, list_layers
     from nrc_probe.report.terminal import print_layers, print_result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Draft",
     "LayerResult",
     "Options",
     "Outcome",
@@ -32,6 +34,7 @@ __all__ = [
     "Thresholds",
     "analyze",
     "batch",
+    "init",
     "list_layers",
     "print_layers",
     "print_result",
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Draft": "drafting",
     "LayerResult": "result",
     "Options": "assembly",
     "Outcome": "sweep.outcome",
@@ -48,6 +52,7 @@ _HOMES = {
     "Thresholds": "result",
     "analyze": "probe",
     "batch": "sweep.sweep",
+    "init": "drafting",
     "list_layers": "probe",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",

@@ -137,6 +137,20 @@ def batch(folder: Path, output: Path, data: str | None, quiet: bool, **options: 
     return 3 if done.failed else 0
 
 
+@cli.command(short_help="Write an nrc-probe.toml for FOLDER, filled with what can be detected.")
+@click.argument("folder", type=click.Path(path_type=Path, readable=False))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(folder: Path, force: bool) -> None:
+    """Write FOLDER/nrc-probe.toml, filled with what can be detected, and say what is left to fill.
+
+    Looks at the last checkpoint and at data files in FOLDER, below and beside it.
+    """
+    from nrc_probe import drafting
+
+    for line in drafting.summary_lines(drafting.init(folder, force=force)):
+        click.echo(printable(line))
+
+
 def main() -> None:
     """Run the command line; the one place where an error becomes a message and an exit code."""
     keep_blas_to_one_thread()
