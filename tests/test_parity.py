@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import nrc_probe
-from nrc_probe import probe
-from nrc_probe.assembly import Options, open_subject, read_running, read_settings
+from nrc_probe import batch, init, probe
+from nrc_probe.assembly import Options, SharedOptions, open_subject, read_running, read_settings
 from nrc_probe.cli import cli
 from nrc_probe.config import read_config
 from nrc_probe.result import Settings
@@ -83,6 +83,24 @@ def test_layers_takes_what_concerns_the_network_under_the_same_names() -> None:
         assert (option.opts, option.help) == (of_analyze[name].opts, of_analyze[name].help)
 
 
+def test_batch_takes_what_analyze_takes_and_in_python_the_same_names_as_on_the_command_line() -> None:
+    of_analyze, of_batch = parameters("analyze"), parameters("batch")
+    shared = set(SharedOptions.__annotations__)
+    own = {"output", "include", "exclude", "exclude_layers", "workers", "force", "dry_run"}
+    assert set(of_batch) - {"quiet"} == shared | own | {"data"}
+    assert shared | {"exclude"} == OPTIONS
+    for name in shared | {"data"}:
+        assert (of_batch[name].opts, of_batch[name].help) == (of_analyze[name].opts, of_analyze[name].help)
+    signature = inspect.signature(batch).parameters
+    assert set(signature) == {"folder", "data", "progress", "options"} | own
+    assert list(signature)[:3] == ["folder", "output", "data"]
+
+
+def test_init_is_the_same_in_both() -> None:
+    assert list(inspect.signature(init).parameters) == ["folder", "force"]
+    assert set(parameters("init")) == {"force"}
+
+
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
@@ -90,7 +108,7 @@ def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
     assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[name].opts
 
 
-@pytest.mark.parametrize("command", ["analyze", "layers"])
+@pytest.mark.parametrize("command", ["analyze", "layers", "batch", "init"])
 def test_help_mentions_every_option_and_says_what_it_is(command: str) -> None:
     context = click.Context(cli.commands[command], info_name=command)
     text = cli.commands[command].get_help(context)
