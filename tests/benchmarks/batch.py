@@ -1,0 +1,110 @@
+"""How long a batch takes against the sum of its analyses: ratios, measured side by side in one run.
+
+    python tests/benchmarks/batch.py --checkpoints 70 --rows 1000 --width 256 --depth 8
+
+One side is a Python process that calls `analyze` once a checkpoint: import and first opening of the
+data are paid once, and not counted. The other is `nrc-probe batch` as a whole process, counted from
+its start to its end, with one worker and with two. Rounds alternate, so that a noisy machine
+disturbs all alike; the figure is the median over rounds of the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ANALYSES = """
+import sys, time
+from pathlib import Path
+from nrc_probe.pools import let_pools_sleep
+let_pools_sleep()  # as the command line does, before torch is imported
+import nrc_probe
+paths = sorted(Path("runs").iterdir())
+nrc_probe.analyze(paths[0], "data.npz")
+started = time.perf_counter()
+for path in paths:
+    nrc_probe.analyze(path, "data.npz")
+print(time.perf_counter() - started)
+"""
+
+
+def write_run(folder: Path, checkpoints: int, rows: int, width: int, depth: int) -> None:
+    """Networks of the paper's form (Linear and ReLU in turn, no biases) and their data."""
+    (folder / "runs").mkdir()
+    widths = [11, *[width] * (depth - 1), 3]
+    for number in range(checkpoints):
+        torch.manual_seed(number)
+        steps: list[nn.Module] = []
+        for d, out in pairwise(widths):
+            steps += [nn.Linear(d, out, bias=False), nn.ReLU()]
+        save_file(nn.Sequential(*steps[:-1]).state_dict(), folder / "runs" / f"{number}.safetensors")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 11), dtype=np.float32)
+    np.savez(folder / "data.npz", x=x, y=x[:, :3] ** 2)
+
+
+def analyses(folder: Path) -> float:
+    """Seconds of the analyses alone, in one process."""
+    command = [sys.executable, "-c", ANALYSES]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def batch(folder: Path, workers: int, checkpoints: int) -> float:
+    """Seconds of the whole command, from the start of its process."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    words = ["batch", "runs", "-o", "out", "--data", "data.npz", "--workers", str(workers), "--quiet"]
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "nrc_probe", *words], cwd=folder, env=ENVIRONMENT, check=True)
+    seconds = time.perf_counter() - started
+    assert len(list((folder / "out").iterdir())) == checkpoints
+    return seconds
+
+
+def main() -> None:
+    """Measure in rounds; print the medians."""
+    parser = argparse.ArgumentParser(description="How long a batch takes against the sum of its analyses")
+    parser.add_argument("--checkpoints", type=int, default=70)
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    seconds: dict[str, list[float]] = {"analyses alone": [], "1 worker": [], "2 workers": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder, asked.checkpoints, asked.rows, asked.width, asked.depth)
+        batch(folder, 1, asked.checkpoints)  # warms the disk's cache up
+        for _ in range(asked.rounds):
+            seconds["analyses alone"].append(analyses(folder))
+            for workers in (1, 2):
+                key = f"{workers} worker{'s' if workers > 1 else ''}"
+                seconds[key].append(batch(folder, workers, asked.checkpoints))
+    print(f"{asked.checkpoints} checkpoints of {asked.depth} x {asked.width}, {asked.rows:,} rows")
+    alone = seconds["analyses alone"]
+    for key, values in seconds.items():
+        ratios = [value / base for value, base in zip(values, alone, strict=True)]
+        low, high = min(ratios), max(ratios)
+        print(
+            f"{key:<15} {statistics.median(values):6.2f} s   "
+            f"{statistics.median(ratios):.2f} of the analyses (from {low:.2f} to {high:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
