@@ -38,6 +38,12 @@ def test_an_error_while_writing_leaves_the_old_file_alone(error: type[BaseExcept
     assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
 
 
+def test_the_temporary_bears_the_mark_it_is_given_even_beside_a_long_name(tmp_path: Path) -> None:
+    for name in ("r.json", f"{'r' * 200}.json"):
+        with replacing(tmp_path / name, "a1b2") as temporary:
+            assert temporary in tmp_path.glob(f".{name[:32]}.a1b2.*.tmp")
+
+
 def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("old")
     with replacing(tmp_path / "r.json") as temporary:

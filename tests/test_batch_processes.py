@@ -221,8 +221,10 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_claim(runs: Path, tmp_path: Pat
         for _ in range(2):
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGINT)
+        pressed = time.monotonic()
         code, _, err = finish(process)
         assert (code, err.splitlines()[-1]) == (130, "nrc-probe: interrupted")
+        assert time.monotonic() - pressed < 30  # the data would have slept for a minute
         assert files(output) == []
 
 

@@ -91,12 +91,12 @@ def test_activation_and_standardisation_are_those_that_let_the_network_predict(
 def test_arrays_are_told_apart_by_their_shapes_and_files_by_their_names(tmp_path: Path) -> None:
     runs, network = tmp_path / "runs", teacher()
     save_state(runs / "1.safetensors", network)
-    for name in ("validation", "a_train_set"):
+    for name in ("validation", "the_train_set"):
         save_taught(tmp_path / "data" / f"{name}.npz", network, ("seen", "done"))
-    save_data(tmp_path / "data" / "narrow.npz", x=np.ones((9, 4)), y=np.ones((9, 2)))
+    save_data(tmp_path / "data" / "narrow_train.npz", x=np.ones((9, 4)), y=np.ones((9, 2)))
     init(runs)
     said = text_of(runs)
-    assert said["data"] == {"path": "../data/a_train_set.npz", "inputs": "seen", "targets": "done"}
+    assert said["data"] == {"path": "../data/the_train_set.npz", "inputs": "seen", "targets": "done"}
     assert said["heldout"] == {"path": "../data/validation.npz"}
     assert analyze(runs / "1.safetensors").model_r2 == pytest.approx(1)
 

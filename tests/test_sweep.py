@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 from pathlib import Path
 
@@ -170,12 +171,15 @@ def test_networks_of_different_kinds_in_turn_score_as_each_does_alone(folder: Pa
 def test_a_network_that_writes_into_its_input_spoils_no_kept_rows(folder: Path) -> None:
     (folder / "inplace.py").write_text(
         "from torch import nn\n"
+        "class Doubling(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.mul_(2))\n"
         "def make():\n"
-        "    return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 4), nn.Linear(4, 2))\n"
+        "    return nn.Sequential(Doubling(5, 4), nn.Linear(4, 2))\n"
     )
     for epoch in (1, 2):
         torch.manual_seed(epoch)
-        state = nn.Sequential(nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 2)).state_dict()
+        state = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).state_dict()
         torch.save(state, folder / "runs" / f"{epoch}.pt")
     sweep = batch_of("runs", "out", include=["?.pt"], model="inplace:make")
     assert list(sweep.results()) == [analyze(f"runs/{n}.pt", model="inplace:make") for n in (1, 2)]
@@ -401,6 +405,32 @@ def test_a_result_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch
     sweep = batch_of("runs", "out", include=["wd_0/1.pth"])
     assert "No space left" in sweep.failed[0].reason
     assert files(Path("out")) == []
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_temporary_file_bears_the_mark_of_the_claim_it_was_written_under(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, seen = Path.replace, []
+
+    def replace(temporary: Path, target: Path) -> Path:
+        owner = json.loads(ledger.claim_file(Path("out"), "wd_0/1.pth").read_text())
+        seen.append(temporary in temporary.parent.glob(f".*.{owner['token']}.*.tmp"))
+        return real(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    batch_of("runs", "out", include=["wd_0/1.pth"])
+    Path("runs/wd_0/1.pth").write_bytes(b"")
+    batch_of("runs", "out", include=["wd_0/1.pth"])
+    assert seen == [True, True]  # a result's and a failure's
+
+
+def test_a_name_that_is_no_text_is_scored_as_well(folder: Path) -> None:
+    (folder / "runs/wd_0/1.pth").rename(folder / "runs/wd_0" / os.fsdecode(b"\xff.pth"))
+    sweep = batch_of("runs", "out", include=["wd_0"])
+    assert states(sweep) == ["scored"] * 3
+    assert len(list(sweep.results())) == 3
+    assert any("\\udcff.pth" in line for line in shown(sweep))
 
 
 @pytest.mark.usefixtures("folder")
