@@ -371,20 +371,35 @@ def test_a_failure_is_tried_again_and_its_record_goes_when_it_succeeds(folder: P
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_error_of_ours_or_of_the_machine_costs_one_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"), [(MemoryError(), "MemoryError"), (SystemExit("bye"), "SystemExit: bye")]
+)
+def test_an_error_of_ours_or_of_the_machine_costs_one_checkpoint(
+    error: BaseException, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = scorer.analyze_subject
 
     def fails_once(subject: object, *rest: object) -> object:
         if subject.facts.epoch == 7 and subject.facts.path.endswith("wd_0/2.pth"):
-            raise MemoryError
+            raise error
         return real(subject, *rest)
 
     monkeypatch.setattr(scorer, "analyze_subject", fails_once)
     sweep = batch_of("runs", "out")
-    assert [(outcome.checkpoint, outcome.reason) for outcome in sweep.failed] == [
-        ("wd_0/2.pth", "MemoryError")
-    ]
+    assert [(outcome.checkpoint, outcome.reason) for outcome in sweep.failed] == [("wd_0/2.pth", words)]
     assert not list(Path("out").rglob(".*"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_process_that_died_after_it_wrote_its_result_has_done_its_work() -> None:
+    own = scorer.Scorer(scorer.Errand(Path("runs"), Path("out"), None, {}))
+    name = "wd_0/1.pth"
+    nothing = own.version(name)
+    assert own.bury(name, "killed", nothing).state == "failed"
+    assert files(Path("out")) == [f"{name}.failed.json"]
+    batch_of("runs", "out", include=[name])
+    assert own.bury(name, "killed", nothing).state == "scored"
+    assert own.bury(name, "killed", own.version(name)).reason == "killed"  # what was there before is no proof
 
 
 @pytest.mark.usefixtures("folder")

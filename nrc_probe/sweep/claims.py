@@ -150,14 +150,15 @@ def _myself() -> dict[str, object]:
 def _runs(owner: Mapping[str, object]) -> bool:
     pid = owner["pid"]
     assert isinstance(pid, int)
+    silent: list[str | None] = [""]
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # it runs, under another user
+        silent.append(None)  # it runs, under another user, whom the system may hide
     started = _started(pid)
-    return started == owner.get("started") if started != "" else True
+    return started in silent or started == owner.get("started")
 
 
 def _started(pid: int) -> str | None:

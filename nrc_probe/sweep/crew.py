@@ -38,8 +38,9 @@ def score_together(
     try:
         while any(worker.name for worker in crew) or (queue and not stopped()):
             for worker in crew:
-                if worker.is_idle and not stopped():
-                    worker.begin(queue.next())
+                name = queue.next() if worker.is_idle and not stopped() else None
+                if name is not None:
+                    worker.begin(name, own.version(name))
             for worker in _with_news(crew):
                 outcome = _hear(worker, own)
                 if outcome and outcome.state == TAKEN:
@@ -63,6 +64,7 @@ class _Worker:
         self.line, other_end = Pipe()
         self.name: str | None = None
         """The checkpoint that it works on."""
+        self.before: object = None
         self.is_dead = False
         self._is_ready = False
         with other_end:
@@ -80,11 +82,10 @@ class _Worker:
         """Whether it waits for a name."""
         return self._is_ready and not self.name and not self.is_dead
 
-    def begin(self, name: str | None) -> None:
-        """Give it a checkpoint to score, if there is one."""
-        if name is not None:
-            self.name = name
-            self._send(name)
+    def begin(self, name: str, before: object) -> None:
+        """Give it a checkpoint to score; before: the version of its result until now."""
+        self.name, self.before = name, before
+        self._send(name)
 
     def hear(self) -> Outcome | None:
         """What it has to say; None where it is just ready. Raises EOFError where it has died."""
@@ -136,4 +137,4 @@ def _hear(worker: _Worker, own: Scorer) -> Outcome | None:
     except EOFError:
         words = worker.last_words()
         worker.line.close()
-        return own.bury(worker.name, words) if worker.name else None
+        return own.bury(worker.name, words, worker.before) if worker.name else None

@@ -93,6 +93,15 @@ def read_result(path: Path, asked: str) -> Result | None:
         return None  # whatever else stands there, it is no answer
 
 
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What differs between a file and any that takes its place later; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def write_result(path: Path, result: Result, asked: str, mark: str) -> None:
     """Write a result with its fingerprint; mark: as in `atomic.replacing`. Raises OutputError."""
     text = result.to_json(beside={_ENTRY: {"fingerprint": asked}})

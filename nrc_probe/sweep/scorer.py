@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,29 +59,41 @@ class Scorer:
         if self.errand.dry_run:
             return self._look(name)
         started = time.perf_counter()
+        return self._holding(name, lambda claim: self._claimed(name, claim, started))
+
+    def version(self, name: str) -> object:
+        """What tells the result that is there from any that is written later; None for none."""
+        return ledger.version_of(ledger.result_file(self.errand.output, name))
+
+    def bury(self, name: str, reason: str, before: object) -> Outcome:
+        """The outcome of a checkpoint whose process has died: its result, or the reason why not.
+
+        before: the version of its result when the process began.
+        """
+        place = ledger.result_file(self.errand.output, name)
+
+        def look(claim: claims.Claim) -> Outcome:
+            # opening the checkpoint, which may be what killed the process, would be no good idea
+            if self.version(name) in (before, None):
+                return self._record(name, reason, claim.token)
+            result = Result.from_json(place.read_text(encoding="utf-8"))
+            return Outcome(name, SCORED, place, glance=glance_at(result))
+
+        return self._holding(name, look)
+
+    def _holding(self, name: str, work: Callable[[claims.Claim], Outcome]) -> Outcome:
+        """What comes of work that is done while nobody else works on the checkpoint."""
         place = ledger.claim_file(self.errand.output, name)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             claim = claims.take(place)
         except OSError as error:
             problem = OutputError(f"cannot write '{place}': {error.strerror or error}")
-            return self._failed(name, problem, started)
+            return self._failed(name, problem, None)
         if claim is None:
             return Outcome(name, TAKEN, ledger.result_file(self.errand.output, name))
         try:
-            return self._claimed(name, claim, started)
-        finally:
-            claim.release()
-
-    def bury(self, name: str, reason: str) -> Outcome:
-        """The outcome of a checkpoint whose process has died: what it left, or the reason why not."""
-        output = self.errand.output
-        claim = claims.take(ledger.claim_file(output, name))
-        if claim is None:
-            return Outcome(name, TAKEN, ledger.result_file(output, name))
-        try:
-            left = self._look(name)
-            return left if left.state == UNCHANGED else self._record(name, reason, claim.token)
+            return work(claim)
         finally:
             claim.release()
 
@@ -96,7 +109,7 @@ class Scorer:
         place = ledger.result_file(self.errand.output, name)
         try:
             question = self._question(name)
-        except Exception as error:  # as in _claimed
+        except (Exception, SystemExit) as error:  # as in _claimed
             return Outcome(name, TO_DO, place, ledger.reason_of(error, self.errand.folder / name))
         found = self._answer(place, question)
         if found is None:
@@ -114,13 +127,15 @@ class Scorer:
                 result, state = self._analyze(question, started), SCORED
                 ledger.write_result(place, result, question.asked, claim.token)
             ledger.failure_file(output, name).unlink(missing_ok=True)
-        except Exception as error:  # anybody's file, anybody's network: the others still want their turn
+        except (Exception, SystemExit) as error:  # anybody's file and network: the others want their turn
             self._network = None
             return self._record(name, error, claim.token, started)
         seconds = time.perf_counter() - started
         return Outcome(name, state, place, seconds=seconds, glance=glance_at(result))
 
-    def _record(self, name: str, error: Exception | str, mark: str, started: float | None = None) -> Outcome:
+    def _record(
+        self, name: str, error: BaseException | str, mark: str, started: float | None = None
+    ) -> Outcome:
         outcome = self._failed(name, error, started)
         try:
             ledger.write_failure(outcome.place, self.errand.folder / name, error, mark)
@@ -128,7 +143,7 @@ class Scorer:
             return self._failed(name, f"{outcome.reason}; {second}", started)
         return outcome
 
-    def _failed(self, name: str, error: Exception | str, started: float | None) -> Outcome:
+    def _failed(self, name: str, error: BaseException | str, started: float | None) -> Outcome:
         place = ledger.failure_file(self.errand.output, name)
         seconds = time.perf_counter() - started if started else 0.0
         return Outcome(name, FAILED, place, ledger.reason_of(error, self.errand.folder / name), seconds)
