@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import save_data
+from runs import same, save_data
 from safetensors.torch import save_file
 from torch import nn
 
 from nrc_probe import batch
+from nrc_probe.errors import ProbeError
 from nrc_probe.result import Result
+from nrc_probe.sweep import crew
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -53,6 +55,13 @@ def reference(runs: Path) -> dict[str, Result]:
 def read(output: Path) -> dict[str, Result]:
     """Every file in the folder is a whole result: nothing else is left there."""
     return {str(path.relative_to(output)): Result.from_json(path.read_text()) for path in files(output)}
+
+
+def assert_all_there(output: Path, reference: dict[str, Result]) -> None:
+    """Every result, the same as in a run that nobody disturbed, and nothing else."""
+    found = read(output)
+    assert list(found) == list(reference)
+    assert [name for name in found if not same(found[name], reference[name])] == []
 
 
 def files(output: Path) -> list[Path]:
@@ -139,7 +148,7 @@ def kill_and_go_on(
         assert code == 0, err
     else:
         assert not batch("runs", output, "data.npz", threads=1).failed
-    assert read(output) == reference
+    assert_all_there(output, reference)
     after = whole_results(output)
     assert {name: after[name] for name in before} == before  # nothing is done twice
     return len(before)
@@ -177,7 +186,7 @@ def test_two_batches_on_one_output_folder_share_the_work(
     scored, found = zip(*(counts(out) for _, out, _ in ends), strict=True)
     assert sum(scored) == COUNT  # each by one of them
     assert sum(scored) + sum(found) == 2 * COUNT  # and both have all in their table
-    assert read(output) == reference
+    assert_all_there(output, reference)
 
 
 @pytest.mark.parametrize("words", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
@@ -200,7 +209,7 @@ def test_ctrl_c_ends_a_batch_after_the_running_checkpoint(
         patch.chdir(runs)
         sweep = batch("runs", output, "data.npz", threads=1)
     assert sweep.count("unchanged") == int(told[1])
-    assert read(output) == reference
+    assert_all_there(output, reference)
 
 
 @pytest.mark.slow
@@ -251,6 +260,36 @@ def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
     assert sweep.failed[0].reason == "its worker process was ended by SIGKILL: was there enough memory?"
     expected = [f"{name}.failed.json" if name == names[3] else f"{name}.json" for name in names]
     assert [path.name for path in files(Path("out"))] == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("raise SystemExit(9)", r"a worker process could not start \(exit code 9\): try without --workers"),
+        ("import os; os.kill(os.getpid(), 9)", "worker processes are killed as they start"),
+    ],
+)
+def test_workers_that_cannot_start_end_the_batch(
+    start: str, words: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "_SERVE", start)
+    with pytest.raises(ProbeError, match=words):
+        batch(runs / "runs", tmp_path / "out", runs / "data.npz", workers=2)
+    assert files(tmp_path / "out") == []
+
+
+def test_a_worker_that_is_killed_as_it_starts_is_replaced(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "mark"
+    die_once = (
+        f"import os, pathlib; mark = pathlib.Path({str(mark)!r}); "
+        "mark.exists() or (mark.touch(), os.kill(os.getpid(), 9)); "
+    )
+    monkeypatch.setattr(crew, "_SERVE", die_once + crew._SERVE)
+    names = ["epoch_1.safetensors", "epoch_2.safetensors"]
+    sweep = batch(runs / "runs", tmp_path / "out", runs / "data.npz", include=names, workers=2)
+    assert sweep.count("scored") == 2
 
 
 def first_weight(seed: int) -> float:

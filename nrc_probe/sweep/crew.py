@@ -15,7 +15,8 @@ from nrc_probe.sweep.outcome import TAKEN, Outcome
 from nrc_probe.sweep.queue import Queue
 from nrc_probe.sweep.scorer import Errand, Scorer
 
-_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What torch reads; that BLAS has one thread is the worker's own concern."""
 _SERVE = (
     "import os, sys; sys.path[:] = sys.argv[2:]; "
     "from nrc_probe.sweep.worker import serve; serve(int(sys.argv[1])); "
@@ -24,6 +25,8 @@ _SERVE = (
 _LOOK_UP_SECONDS = 0.2
 """How often the crew looks whether it was asked to stop, and whether others have finished."""
 _GRACE_SECONDS = 5.0
+_STARTS_LOST = 3
+"""Workers that may be killed before they are ready: by chance, but not all of them again and again."""
 
 
 def score_together(
@@ -34,6 +37,7 @@ def score_together(
     stopped: once it says so, nothing new is begun. Raises ProbeError where no process can start.
     """
     own = Scorer(errand)
+    lost_starts = 0
     crew = [_Worker(errand, threads) for _ in range(workers)]
     try:
         while any(worker.name for worker in crew) or (queue and not stopped()):
@@ -47,6 +51,9 @@ def score_together(
                     queue.put_back(outcome.checkpoint)
                 elif outcome:
                     yield outcome
+            lost_starts += sum(worker.is_dead and not worker.is_ready for worker in crew)
+            if lost_starts > _STARTS_LOST:
+                raise ProbeError("worker processes are killed as they start (try fewer --workers)")
             crew = [_Worker(errand, threads) if worker.is_dead else worker for worker in crew]
     finally:
         for worker in crew:
@@ -66,7 +73,7 @@ class _Worker:
         """The checkpoint that it works on."""
         self.before: object = None
         self.is_dead = False
-        self._is_ready = False
+        self.is_ready = False
         with other_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _SERVE, str(other_end.fileno()), *sys.path],
@@ -80,7 +87,7 @@ class _Worker:
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a name."""
-        return self._is_ready and not self.name and not self.is_dead
+        return self.is_ready and not self.name and not self.is_dead
 
     def begin(self, name: str, before: object) -> None:
         """Give it a checkpoint to score; before: the version of its result until now."""
@@ -94,13 +101,13 @@ class _Worker:
         except (EOFError, OSError) as error:
             self.is_dead = True
             raise EOFError from error
-        self._is_ready, self.name = True, None
+        self.is_ready, self.name = True, None
         return outcome
 
     def last_words(self) -> str:
         """How it ended, for the user."""
         code = self._process.wait()
-        if not self._is_ready:
+        if not self.is_ready and code >= 0:
             raise ProbeError(f"a worker process could not start (exit code {code}): try without --workers")
         if code >= 0:
             return f"its worker process ended with exit code {code}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from nrc_probe.pools import let_pools_sleep
+from nrc_probe.pools import keep_blas_to_one_thread
 
 
 def serve(handle: int) -> None:
@@ -12,7 +12,7 @@ def serve(handle: int) -> None:
 
     handle: the file descriptor of this end.
     """
-    let_pools_sleep()  # before numpy and torch are imported
+    keep_blas_to_one_thread()  # before numpy and torch are imported
     from nrc_probe.sweep.scorer import Scorer
 
     with Connection(handle) as line:

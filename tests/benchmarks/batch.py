@@ -31,8 +31,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 ANALYSES = """
 import sys, time
 from pathlib import Path
-from nrc_probe.pools import let_pools_sleep
-let_pools_sleep()  # as the command line does, before torch is imported
+from nrc_probe.pools import keep_blas_to_one_thread
+keep_blas_to_one_thread()  # as the command line does, before torch is imported
 import nrc_probe
 paths = sorted(Path("runs").iterdir())
 nrc_probe.analyze(paths[0], "data.npz")
