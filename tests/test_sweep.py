@@ -279,15 +279,19 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder: Path) -> N
 def test_what_another_process_works_on_is_waited_for() -> None:
     Path("out/wd_0").mkdir(parents=True)
     claim = claims.take(ledger.claim_file(Path("out"), "wd_0/1.pth"))
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
+    stream = io.StringIO()
 
     def on_the_way(outcome: Outcome, done: int, total: int) -> None:
-        seen.append(outcome.checkpoint)
+        seen.append((outcome.checkpoint, outcome.state))
+        with batch_progress_on(stream) as advance:
+            advance(outcome, done, total)
         if done == total - 1:  # the other one finishes when all else is done
             claim.release()
 
     sweep = batch_of("runs", "out", progress=on_the_way)
-    assert seen == [*NAMES[1:], NAMES[0]]
+    assert seen == [(NAMES[0], "taken"), *((name, "scored") for name in [*NAMES[1:], NAMES[0]])]
+    assert stream.getvalue().startswith("0 of 6  wd_0/1.pth: another process works on it")
     assert [outcome.checkpoint for outcome in sweep.outcomes] == NAMES
     assert files(Path("out")) == [f"{name}.json" for name in NAMES]
 
@@ -410,6 +414,15 @@ def test_a_place_that_cannot_be_written_fails_its_checkpoint_alone() -> None:
     sweep = batch_of("runs", "out")
     assert states(sweep) == ["failed"] * 3 + ["scored"] * 3
     assert "cannot write 'out/wd_0/.1.pth.lock'" in sweep.outcomes[0].reason
+
+
+def test_a_name_that_leaves_no_room_for_a_suffix_fails_its_checkpoint_alone(folder: Path) -> None:
+    for length in (200, 246, 250, 255):
+        save_network(folder / "runs" / "wd_0" / ("n" * (length - 4) + ".pth"), a_network(1))
+    sweep = batch_of("runs", "out")
+    assert len(sweep.failed) == 3
+    assert all("File name too long" in outcome.reason for outcome in sweep.failed)
+    assert not list(Path("out").rglob(".*"))
 
 
 @pytest.mark.usefixtures("folder")

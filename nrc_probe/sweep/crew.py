@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Pipe, wait
 
 from nrc_probe.errors import ProbeError
-from nrc_probe.sweep.outcome import TAKEN, Outcome
+from nrc_probe.sweep.outcome import Outcome
 from nrc_probe.sweep.queue import Queue
 from nrc_probe.sweep.scorer import Errand, Scorer
 
@@ -32,7 +32,7 @@ _STARTS_LOST = 3
 def score_together(
     queue: Queue, errand: Errand, workers: int, threads: int, stopped: Callable[[], bool]
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, of `workers` processes with `threads` CPU threads each.
+    """Outcomes as they come, of `workers` processes with `threads` CPU threads each; some are "taken".
 
     stopped: once it says so, nothing new is begun. Raises ProbeError where no process can start.
     """
@@ -47,9 +47,7 @@ def score_together(
                     worker.begin(name, own.version(name))
             for worker in _with_news(crew):
                 outcome = _hear(worker, own)
-                if outcome and outcome.state == TAKEN:
-                    queue.put_back(outcome.checkpoint)
-                elif outcome:
+                if outcome:
                     yield outcome
             lost_starts += sum(worker.is_dead and not worker.is_ready for worker in crew)
             if lost_starts > _STARTS_LOST:

@@ -34,7 +34,7 @@ class Outcome:
     """Path below the folder, with /."""
     state: str
     """"scored" now, "unchanged" since an earlier run or done by another process, "failed", "to do"
-    (nothing was done: --dry-run); between processes also "taken", by another one."""
+    (nothing was done: --dry-run); on the way also "taken", by another process, and waited for."""
     place: Path
     """The file of the result; where it failed, the file that records why."""
     reason: str | None = None

@@ -21,7 +21,10 @@ from nrc_probe.sweep.queue import Queue
 from nrc_probe.sweep.scorer import Errand, Scorer
 
 Progress = Callable[[Outcome, int, int], None]
-"""Called after every checkpoint: what became of it, how many are done, how many there are."""
+"""Called after every checkpoint: what became of it, how many are done, how many there are.
+
+And once for each that has to wait for another process: its state is then "taken".
+"""
 _MOST_WORKERS = 256
 _IDLE_SECONDS = 0.05
 
@@ -75,11 +78,17 @@ def _outcomes(
 ) -> tuple[Outcome, ...]:
     """What becomes of each checkpoint, in the order of `names`."""
     found: dict[str, Outcome] = {}
+    waited_for: set[str] = set()
     queue = Queue(names)
     with _stopping_on_interrupt() as stopped:
         for outcome in _scored(queue, errand, min(workers, len(names)), stopped):
-            found[outcome.checkpoint] = outcome
-            if progress:
+            name, again = outcome.checkpoint, outcome.checkpoint in waited_for
+            if outcome.state == TAKEN:
+                queue.put_back(name)
+                waited_for.add(name)
+            else:
+                found[name] = outcome
+            if progress and not (again and outcome.state == TAKEN):
                 progress(outcome, len(found), len(names))
         if stopped():
             raise Interrupted(len(found), len(names))
@@ -109,11 +118,7 @@ def _score_alone(queue: Queue, errand: Errand, stopped: Callable[[], bool]) -> I
         if name is None:
             time.sleep(_IDLE_SECONDS)
             continue
-        outcome = scorer.score(name)
-        if outcome.state == TAKEN:
-            queue.put_back(name)
-        else:
-            yield outcome
+        yield scorer.score(name)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from nrc_probe.plain import printable
 from nrc_probe.report.grid import Page, name_lines
-from nrc_probe.sweep.outcome import FAILED, SCORED, TO_DO, UNCHANGED, Outcome, Sweep
+from nrc_probe.sweep.outcome import FAILED, SCORED, TAKEN, TO_DO, UNCHANGED, Outcome, Sweep
 
 Advance = Callable[[Outcome, int, int], None]
 _NUMBERS = (
@@ -61,7 +61,7 @@ def batch_progress_on(stream: TextIO) -> Iterator[Advance]:
 
         def advance(outcome: Outcome, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
-            if outcome.state == FAILED:
+            if outcome.state in (FAILED, TAKEN):
                 bar.console.print(Text(_page(console).text(_said(outcome))))
 
         yield advance
@@ -85,6 +85,8 @@ def _lines(stream: TextIO) -> Advance:
 def _said(outcome: Outcome) -> str:
     if outcome.state == FAILED:
         return f"{outcome.checkpoint}: failed: {outcome.reason}"
+    if outcome.state == TAKEN:
+        return f"{outcome.checkpoint}: another process works on it, to be waited for"
     if outcome.state == TO_DO:
         return f"{outcome.checkpoint}: to do{f', would fail: {outcome.reason}' if outcome.reason else ''}"
     glance = outcome.glance
