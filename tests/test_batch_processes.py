@@ -278,6 +278,7 @@ def test_workers_that_cannot_start_end_the_batch(
     assert files(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_as_it_starts_is_replaced(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +291,23 @@ def test_a_worker_that_is_killed_as_it_starts_is_replaced(
     names = ["epoch_1.safetensors", "epoch_2.safetensors"]
     sweep = batch(runs / "runs", tmp_path / "out", runs / "data.npz", include=names, workers=2)
     assert sweep.count("scored") == 2
+
+
+@pytest.mark.slow
+def test_an_error_on_the_way_leaves_no_worker_and_no_claim(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: (began.append(real(*a, **k)), began[-1])[1])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no progress")
+
+    with pytest.raises(RuntimeError, match="no progress"):
+        batch(runs / "runs", tmp_path / "out", runs / "data.npz", workers=2, progress=fail)
+    assert [process.poll() is not None for process in began] == [True, True]
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def first_weight(seed: int) -> float:

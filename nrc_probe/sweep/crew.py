@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from multiprocessing.connection import Pipe, wait
 
@@ -31,7 +31,7 @@ _STARTS_LOST = 3
 
 def score_together(
     queue: Queue, errand: Errand, workers: int, threads: int, stopped: Callable[[], bool]
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Outcomes as they come, of `workers` processes with `threads` CPU threads each; some are "taken".
 
     stopped: once it says so, nothing new is begun. Raises ProbeError where no process can start.

@@ -7,8 +7,8 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Unpack
 
@@ -25,6 +25,7 @@ Progress = Callable[[Outcome, int, int], None]
 
 And once for each that has to wait for another process: its state is then "taken".
 """
+_Outcomes = Generator[Outcome, None, None]
 _MOST_WORKERS = 256
 _IDLE_SECONDS = 0.05
 
@@ -80,22 +81,25 @@ def _outcomes(
     found: dict[str, Outcome] = {}
     waited_for: set[str] = set()
     queue = Queue(names)
-    with _stopping_on_interrupt() as stopped:
-        for outcome in _scored(queue, errand, min(workers, len(names)), stopped):
-            name, again = outcome.checkpoint, outcome.checkpoint in waited_for
-            if outcome.state == TAKEN:
-                queue.put_back(name)
-                waited_for.add(name)
-            else:
+    workers = min(workers, len(names))
+    with _stopping_on_interrupt() as stopped, closing(_scored(queue, errand, workers, stopped)) as outcomes:
+        for outcome in outcomes:
+            name = outcome.checkpoint
+            if outcome.state != TAKEN:
                 found[name] = outcome
-            if progress and not (again and outcome.state == TAKEN):
+            else:
+                queue.put_back(name)
+                if name in waited_for:
+                    continue
+                waited_for.add(name)
+            if progress:
                 progress(outcome, len(found), len(names))
         if stopped():
             raise Interrupted(len(found), len(names))
     return tuple(found[name] for name in names)
 
 
-def _scored(queue: Queue, errand: Errand, workers: int, stopped: Callable[[], bool]) -> Iterator[Outcome]:
+def _scored(queue: Queue, errand: Errand, workers: int, stopped: Callable[[], bool]) -> _Outcomes:
     if workers == 1 or errand.dry_run:
         return _score_alone(queue, errand, stopped)
     threads = max(1, (errand.options.get("threads") or _cores()) // workers)
@@ -111,7 +115,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _score_alone(queue: Queue, errand: Errand, stopped: Callable[[], bool]) -> Iterator[Outcome]:
+def _score_alone(queue: Queue, errand: Errand, stopped: Callable[[], bool]) -> _Outcomes:
     scorer = Scorer(errand)
     while queue and not stopped():
         name = queue.next()
