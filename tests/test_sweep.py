@@ -103,7 +103,8 @@ def test_names_that_differ_in_their_suffix_only_have_results_of_their_own(folder
 
 @pytest.mark.usefixtures("folder")
 def test_options_reach_every_result_and_exclude_layers_means_layers() -> None:
-    sweep = batch_of("runs", "out", include=["1.pth"], exclude_layers=["layers.0"], limit=40, rank=1)
+    sweep = batch_of("runs", "out", include="1.pth", exclude_layers="layers.0", limit=40, rank=1)
+    assert len(sweep.outcomes) == 2
     for result in sweep.results():
         assert (result.settings.limit, result.settings.rank) == (40, 1)
         assert [layer.name for layer in result.layers] == ["layers.2", "layers.4"]

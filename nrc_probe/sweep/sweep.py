@@ -35,9 +35,9 @@ def batch(
     output: str | Path,
     data: str | Path | None = None,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    exclude_layers: Sequence[str] = (),
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
+    exclude_layers: Sequence[str] | str = (),
     workers: int = 1,
     force: bool = False,
     dry_run: bool = False,
@@ -56,7 +56,7 @@ def batch(
     Raises ProbeError where nothing can be done at all; Interrupted after Ctrl-C, when the running
     checkpoint is finished (a second one ends at once).
     """
-    layers = {"exclude": tuple(exclude_layers)} if exclude_layers else {}
+    layers = {"exclude": _globs(exclude_layers)} if exclude_layers else {}
     errand = Errand(
         folder=Path(folder),
         output=Path(output),
@@ -66,12 +66,11 @@ def batch(
         dry_run=dry_run,
     )
     workers = _checked_workers(workers)
-    names = _names(errand, include, exclude)
+    names = _names(errand, _globs(include), _globs(exclude))
     if not dry_run:
         _prepare(errand.output)
     outcomes = _outcomes(errand, names, workers, progress)
-    unmatched = _unmatched(errand.folder, exclude)
-    return Sweep(errand.folder, errand.output, outcomes, unmatched)
+    return Sweep(errand.folder, errand.output, outcomes, _unmatched(errand.folder, _globs(exclude)))
 
 
 def _outcomes(
@@ -207,6 +206,10 @@ def _checked(options: Options) -> Options:
     except Exception as error:  # whatever an object says against it
         raise ConfigError(f"batch takes options made of texts, numbers and lists ({error})") from error
     return options
+
+
+def _globs(value: Sequence[str] | str) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _path(name: str, value: object) -> str:
