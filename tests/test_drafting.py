@@ -157,15 +157,24 @@ def test_what_checkpoints_say_themselves_is_left_to_them(tmp_path: Path) -> None
     assert "as the checkpoints say themselves" in draft.text
 
 
-def test_a_resnet_is_named_and_its_images_fit_by_their_channels(tmp_path: Path) -> None:
+def test_a_resnet_is_named_and_its_images_and_standardised_targets_are_recognised(tmp_path: Path) -> None:
     network = trained(ResNet(basic([1, 1, 1, 1]), nn.Linear(32, 2), kernel=3))
-    save_state(tmp_path / "1.safetensors", network)
     images = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
-    np.savez(tmp_path / "train.npz", images=images, targets=np.random.default_rng(1).normal(size=(12, 2)))
-    init(tmp_path)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        outputs = network(x)
+        network.fc.weight /= outputs.std(0, correction=0)[:, None]
+        network.fc.bias -= outputs.mean(0)
+        network.fc.bias /= outputs.std(0, correction=0)
+        targets = network(x) * 7 - 90
+    save_state(tmp_path / "1.safetensors", network)
+    np.savez(tmp_path / "train.npz", images=images, targets=targets.numpy())
+    draft = init(tmp_path)
     said = text_of(tmp_path)
-    assert (said["model"]["architecture"], said["data"]["path"]) == ("resnet", "train.npz")
-    assert analyze(tmp_path / "1.safetensors").data.n == 12
+    assert said["model"]["architecture"] == "resnet"
+    assert said["data"] == {"path": "train.npz", "standardize": ["targets"]}
+    assert draft.missing == ()
+    assert analyze(tmp_path / "1.safetensors").model_r2 == pytest.approx(1, abs=1e-4)
 
 
 def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:

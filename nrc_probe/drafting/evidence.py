@@ -31,6 +31,8 @@ _LARGEST = 2**30
 """Bytes of a data file that is still opened to look whether it fits."""
 _ROWS = 2000
 """Rows on which readings are compared."""
+_WAYS: tuple[tuple[str, ...], ...] = ((), ("inputs", "targets"), ("inputs",), ("targets",))
+_WAYS_OF_IMAGES: tuple[tuple[str, ...], ...] = ((), ("targets",))
 _CLEARLY = 0.01
 """A reading that explains this much more of the targets than a simpler one is preferred to it."""
 _SIDE = 32
@@ -234,7 +236,7 @@ def best_reading(subject: Subject, fit: Fit) -> Reading | None:
     is_mlp = inferred and len(subject.input_shape or ()) == 1
     told = "activation" in subject.said.model.options
     activations: list[str | None] = list(ACTIVATIONS) if is_mlp and not told else [None]
-    ways = [(), ("inputs", "targets"), ("inputs",), ("targets",)] if is_mlp else [()]
+    ways = _WAYS if is_mlp else _WAYS_OF_IMAGES
     readings = [
         reading
         for way in ways

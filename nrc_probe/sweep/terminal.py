@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import TextIO
 
 from rich.cells import cell_len, chop_cells
@@ -147,21 +148,36 @@ def _counts(sweep: Sweep) -> str:
 
 
 def _table(sweep: Sweep, page: Page) -> Iterator[Text]:
-    names = [page.text(outcome.checkpoint) for outcome in sweep.outcomes]
-    numbers = sum(width for _, _, width in _NUMBERS)
+    """A row a checkpoint, under its folder where its whole path does not fit beside the numbers."""
+    paths = [PurePosixPath(outcome.checkpoint) for outcome in sweep.outcomes]
     layers = max(cell_len(page.text(_layer(outcome))) for outcome in sweep.outcomes)
+    numbers = sum(width for _, _, width in _NUMBERS)
     left = page.width - numbers - max(len("collapsed"), min(layers, _LONG_LAYER)) - 3
+    grouped = max(cell_len(page.text(str(path))) for path in paths) > max(left, _SHORTEST_NAME)
+    names = [page.text(path.name if grouped else str(path)) for path in paths]
     room = max(min(max(map(cell_len, names)), left), _SHORTEST_NAME)
+    yield from _heads(room, page)
+    before = PurePosixPath()
+    for path, name, outcome in zip(paths, names, sweep.outcomes, strict=True):
+        if grouped and path.parent != before:
+            yield from name_lines(page.text(f"{path.parent}/"), page)
+            before = path.parent
+        yield from _row(name, outcome, room, page)
+
+
+def _heads(room: int, page: Page) -> Iterator[Text]:
     for place, style in ((0, "bold"), (1, "dim")):
         titles = "".join(f"{column[place]:>{column[2]}}" for column in _NUMBERS)
         first, last = (("checkpoint", "collapsed"), ("", "from"))[place]
         yield Text(page.text(f" {first:<{room}}{titles}  {last}"), style=style)
-    for name, outcome in zip(names, sweep.outcomes, strict=True):
-        if cell_len(name) > room:
-            yield from name_lines(name, page)
-            name = ""
-        head = f" {name}{' ' * (room - cell_len(name))}{_cells(outcome)}"
-        yield from _with_layer(head, outcome, page)
+
+
+def _row(name: str, outcome: Outcome, room: int, page: Page) -> Iterator[Text]:
+    if cell_len(name) > room:
+        yield from name_lines(name, page)
+        name = ""
+    head = f" {name}{' ' * (room - cell_len(name))}{_cells(outcome)}"
+    yield from _with_layer(head, outcome, page)
 
 
 def _cells(outcome: Outcome) -> str:
