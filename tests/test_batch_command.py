@@ -118,7 +118,7 @@ def test_options_of_both_kinds_arrive(monkeypatch: pytest.MonkeyPatch, run: Run)
         (("runs/1.pth", "-o", "out"), 1, "got a file (use 'nrc-probe analyze')"),
         (("runs", "-o", "data.npz"), 1, "nrc-probe: cannot write below 'data.npz': it is no folder"),
         (("runs", "-o", "out", "--workers", "0"), 1, "workers must be an integer from 1 to 256, got 0"),
-        (("runs",), 2, "Error: Missing option '-o' / '--output'."),
+        (("runs",), 2, "nrc-probe: Missing option '-o' / '--output'."),
     ],
 )
 def test_what_is_wrong_at_once_is_one_line(words: tuple[str, ...], code: int, line: str, run: Run) -> None:

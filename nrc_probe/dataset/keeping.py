@@ -11,8 +11,8 @@ from torch import Tensor
 from nrc_probe.dataset.dataset import Dataset
 from nrc_probe.dataset.preparing import Batch, map_tensors
 
-_BYTES = (4, 8)
-"""Of one prepared input and one target."""
+_BYTES = (8, 8)
+"""Of one prepared input, at most, and one target."""
 
 
 def bytes_in_memory(dataset: Dataset) -> int | None:
