@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,10 @@ CONDITIONS = ("nrc1", "nrc2", "nrc3", "nrc4")
 
 _NOT_PRINTED = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What JSON leaves as it is, and a terminal obeys or UTF-8 cannot hold."""
+
+
+_LARGEST = sys.float_info.max
+"""JSON has no bound for integers; a float has."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +218,7 @@ class Result:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The result as JSON text: numbers or null, never NaN."""
-        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
-        return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return json_text(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -308,6 +312,12 @@ def conditions_met(
     return {name: holds and name not in undecided for name, holds in met.items()}
 
 
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON of plain values, with what a terminal obeys or UTF-8 cannot hold written out."""
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _plain(value: Any) -> Any:
     """JSON's types only: tuples become lists, numbers that are not finite None."""
     if isinstance(value, float):
@@ -323,21 +333,28 @@ def _from_dict(d: Mapping[str, Any]) -> Result:
     if d["schema"] != SCHEMA:
         raise ValueError(f"schema is {d['schema']!r}")
     heldout, last = d["heldout"], d["last_layer_2024"]
-    settings = {**d["settings"], "thresholds": Thresholds(**d["settings"]["thresholds"])}
+    settings = {**d["settings"], "thresholds": _thresholds(d["settings"]["thresholds"])}
     return Result(
-        checkpoint=CheckpointFacts(**d["checkpoint"]),
+        checkpoint=_build(CheckpointFacts, d["checkpoint"]),
         model=_build(ModelFacts, d["model"]),
         data=_build(DataFacts, d["data"]),
         settings=_build(Settings, settings),
         model_mse=_number(d["model_mse"]),
         model_r2=_number(d["model_r2"]),
         layers=tuple(_build(LayerResult, layer) for layer in d["layers"]),
-        skipped=tuple(Skipped(**item) for item in d["skipped"]),
+        skipped=tuple(_build(Skipped, item) for item in d["skipped"]),
         heldout=_heldout(heldout) if heldout else None,
         last_layer_2024=_build(LastLayer2024, last) if last else None,
-        warnings=tuple(d["warnings"]),
+        warnings=_restore(d["warnings"], "tuple[str, ...]"),
         provenance=_build(Provenance, d["provenance"]),
     )
+
+
+def _thresholds(d: Mapping[str, Any]) -> Thresholds:
+    if None in d.values():
+        raise ValueError("a threshold is null")
+    thresholds: Thresholds = _build(Thresholds, d)
+    return thresholds
 
 
 def _heldout(d: Mapping[str, Any]) -> Heldout:
@@ -352,14 +369,37 @@ def _heldout(d: Mapping[str, Any]) -> Heldout:
 def _build(cls: Any, d: Mapping[str, Any]) -> Any:
     """A dataclass from JSON values: lists become tuples, null in a field of floats nan."""
     types = {name: f.type for name, f in cls.__dataclass_fields__.items()}
-    return cls(**{key: _restore(value, types[key]) for key, value in d.items()})
+    return cls(**{key: _restore(value, types[key], key) for key, value in d.items()})
 
 
-def _restore(value: Any, kind: str) -> Any:
+def _restore(value: Any, kind: str, name: str = "") -> Any:
+    """A value as its field has it. Raises TypeError where it is of another kind."""
     if value is None and kind == "float":
         return math.nan
+    if not any(_fits(value, option) for option in kind.split(" | ")):
+        raise TypeError(f"{name} must be {kind}, got {type(value).__name__}")
     return tuple(value) if isinstance(value, list) else value
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a JSON value, or a dataclass made of some, is of an annotated kind."""
+    if kind.startswith("tuple["):
+        return isinstance(value, list) and all(_fits(item, kind[6:].split(",")[0]) for item in value)
+    if kind.startswith("Mapping["):
+        return (
+            isinstance(value, dict) and set(value) == set(CONDITIONS) and all(map(_is_bool, value.values()))
+        )
+    if kind == "float":
+        return isinstance(value, int | float) and not _is_bool(value) and abs(value) <= _LARGEST
+    if kind == "int":
+        return isinstance(value, int) and not _is_bool(value) and abs(value) < 2**63
+    return type(value).__name__ == {"None": "NoneType"}.get(kind, kind)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    number: float = _restore(value, "float")
+    return number
