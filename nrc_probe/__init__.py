@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from nrc_probe.assembly import Options
     from nrc_probe.errors import ProbeError
     from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.report.files import read_results
+    from nrc_probe.report.outputs import write_report
+    from nrc_probe.report.overview import print_study
+    from nrc_probe.report.study import Study
     from nrc_probe.report.terminal import print_layers, print_result
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
@@ -25,12 +29,16 @@ __all__ = [
     "Options",
     "ProbeError",
     "Result",
+    "Study",
     "Thresholds",
     "analyze",
     "list_layers",
     "print_layers",
     "print_result",
+    "print_study",
+    "read_results",
     "save_checkpoint",
+    "write_report",
 ]
 
 _HOMES = {
@@ -38,12 +46,16 @@ _HOMES = {
     "Options": "assembly",
     "ProbeError": "errors",
     "Result": "result",
+    "Study": "report.study",
     "Thresholds": "result",
     "analyze": "probe",
     "list_layers": "probe",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",
+    "print_study": "report.overview",
+    "read_results": "report.files",
     "save_checkpoint": "saving",
+    "write_report": "report.outputs",
 }
 
 

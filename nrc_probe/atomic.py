@@ -35,14 +35,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all. Raises OutputError."""
-    write_texts({path: text})
+    write_all({path: text.encode()})
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write each text to its path as UTF-8. No file is touched before all can be. Raises OutputError."""
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write each content to its path. No file is touched before all can be. Raises OutputError."""
     with ExitStack() as renames:
-        for path, text in texts.items():
-            renames.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+        for path, content in contents.items():
+            renames.enter_context(replacing(path)).write_bytes(content)
 
 
 def check_writable(path: Path) -> None:

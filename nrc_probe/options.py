@@ -136,31 +136,83 @@ running_options = _stack(
     click.option("--threads", type=int, metavar="N", help="CPU threads."),
 )
 
+_FILE = click.Path(path_type=Path, readable=False)
+
 output_options = _stack(
     click.option(
         "-o",
         "--output",
         "outputs",
         multiple=True,
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
-        help="Also write FILE: .json or .csv by its suffix; repeatable.",
+        help="Also write FILE: .json, .csv, .html, .pdf, .svg or .png by its suffix; repeatable.",
     ),
     click.option(
         "--json",
         "json_path",
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
         help="Write the result as JSON; - for standard output.",
     ),
     click.option(
         "--csv",
         "csv_path",
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
         help="Write tidy rows as CSV; - for standard output.",
     ),
+    click.option(
+        "--html",
+        "html_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write a page that works offline; - for standard output.",
+    ),
+    click.option(
+        "--figure",
+        "figure_paths",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="Draw FILE: .pdf, .svg or .png (needs matplotlib, extra 'figures'); repeatable.",
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["layers", "rank", "weight-decay", "epochs"]),
+        default="layers",
+        help="What --figure draws, as the paper's figures 2, 3, 4, 5. Default: layers.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
+)
+
+study_options = _stack(
+    click.option(
+        "--by",
+        metavar="FIELD",
+        help="Set the same layer side by side across a recorded field: weight_decay, data.n, ...",
+    ),
+    click.option(
+        "--settled-within",
+        type=click.FloatRange(min=0, min_open=True),
+        default=0.1,
+        metavar="X",
+        help="Share of its final value within which an error counts as settled. Default: 0.1.",
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        metavar="NAME=X",
+        help="Judge by these instead of what was recorded: nrc1=0.2, nrc4_ratio=1.5; repeatable.",
+    ),
+    click.option(
+        "--parquet",
+        "parquet_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write all rows as parquet (needs pyarrow, extra 'parquet').",
+    ),
 )
 
 

@@ -18,7 +18,7 @@ from nrc_probe.config import read_config
 from nrc_probe.result import Settings
 
 OPTIONS = set(Options.__annotations__)
-SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "quiet"}
+SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "html_path", "figure_paths", "kind", "quiet"}
 """Where the command prints: Python has the result itself."""
 NEVER_IN_A_FILE = {
     "allow_code": "a file may not allow itself to run code",
