@@ -15,6 +15,7 @@ from nrc_probe import __version__
 from nrc_probe.errors import OutputError, ProbeError
 from nrc_probe.options import (
     data_options,
+    figure_kinds,
     given,
     network_options,
     output_options,
@@ -68,6 +69,7 @@ def cli() -> None:
 @network_options
 @score_options
 @running_options
+@figure_kinds("layers", "rank")
 @output_options
 def analyze(
     checkpoint: Path,
@@ -117,6 +119,7 @@ def layers(checkpoint: Path, **options: Any) -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @study_options
+@figure_kinds("layers", "rank", "weight-decay", "epochs")
 @output_options
 def report(
     paths: tuple[Path, ...],
@@ -224,15 +227,16 @@ def _output_targets(
 ) -> dict[Path, str]:
     """The form in which each file is written, checked before any work is done."""
     from nrc_probe.atomic import check_writable
+    from nrc_probe.report.extras import FIGURES, check_extra
 
-    drawn = (".pdf", ".svg", ".png")
     asked = [(path, form) for form, path in named.items() if path]
-    asked += [(path, _form(path, drawn)) for path in figures]
-    asked += [(path, _form(path, (".json", ".csv", *tables, ".html", *drawn))) for path in outputs]
+    asked += [(path, _form(path, FIGURES)) for path in figures]
+    asked += [(path, _form(path, (".json", ".csv", *tables, ".html", *FIGURES))) for path in outputs]
     targets: dict[Path, str] = {}
     for path, form in asked:
         if path in targets:
             raise click.BadParameter(f"'{path}': named twice, each output needs its own file")
+        check_extra(form)
         targets[path] = form
         if path != Path("-"):
             check_writable(path)

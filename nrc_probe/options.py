@@ -177,14 +177,21 @@ output_options = _stack(
         metavar="FILE",
         help="Draw FILE: .pdf, .svg or .png (needs matplotlib, extra 'figures'); repeatable.",
     ),
-    click.option(
-        "--kind",
-        type=click.Choice(["layers", "rank", "weight-decay", "epochs"]),
-        default="layers",
-        help="What --figure draws, as the paper's figures 2, 3, 4, 5. Default: layers.",
-    ),
     click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
 )
+
+
+def figure_kinds(*kinds: str) -> Callable[[Command], Command]:
+    """--kind, of these."""
+    numbers = {"layers": 2, "rank": 3, "weight-decay": 4, "epochs": 5}
+    which = ", ".join(f"{kind} ({numbers[kind]})" for kind in kinds)
+    return click.option(
+        "--kind",
+        type=click.Choice(kinds),
+        default=kinds[0],
+        help=f"Which of the paper's figures --figure draws: {which}. Default: {kinds[0]}.",
+    )
+
 
 study_options = _stack(
     click.option(

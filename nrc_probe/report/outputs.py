@@ -8,12 +8,11 @@ from pathlib import Path
 
 from nrc_probe.atomic import write_all
 from nrc_probe.errors import OutputError
+from nrc_probe.report.extras import FIGURES
 from nrc_probe.report.onset import SETTLED_WITHIN
 from nrc_probe.report.study import Study, study_of
 from nrc_probe.report.table import Row, rows_to_csv, rows_to_json, rows_to_parquet, study_rows, to_csv
 from nrc_probe.result import Result
-
-FIGURES = (".pdf", ".svg", ".png")
 
 
 @dataclass(frozen=True)

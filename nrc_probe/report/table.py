@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nrc_probe.errors import OutputError
 from nrc_probe.plain import printable
+from nrc_probe.report.extras import check_extra
 from nrc_probe.report.study import Study
 from nrc_probe.result import LayerResult, Result, json_text
 
@@ -52,11 +52,10 @@ def rows_to_parquet(rows: Sequence[Row]) -> bytes:
 
     Raises OutputError where pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise OutputError("writing .parquet needs pyarrow: pip install 'nrc-probe[parquet]'") from error
+    check_extra(".parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     names = list(rows[0]) if rows else ["checkpoint"]
     kinds = {"str": pyarrow.string(), "int": pyarrow.int64(), "bool": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(_kind(name), pyarrow.float64())) for name in names])

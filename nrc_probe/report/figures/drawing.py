@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nrc_probe.errors import ConfigError, OutputError
+from nrc_probe.errors import ConfigError
+from nrc_probe.report.extras import check_extra
 from nrc_probe.report.study import Run, Study
 
 if TYPE_CHECKING:
@@ -52,11 +53,9 @@ def draw(study: Study, suffix: str, kind: str, by: str, settled_within: float) -
     each value of the field `by`. epochs (5): a column for each run with several checkpoints.
     Raises OutputError without matplotlib, ConfigError for another kind or for what does not fit in one.
     """
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        needs = f"drawing {suffix} needs matplotlib: pip install 'nrc-probe[figures]'"
-        raise OutputError(needs) from error
+    check_extra(suffix)
+    from matplotlib import style
+
     with style.context(["default", _STYLE]), warnings.catch_warnings():
         # a character that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
