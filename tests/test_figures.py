@@ -134,6 +134,17 @@ def test_figure_4_compares_any_recorded_field() -> None:
     assert list(curves(figure(shown, "weight-decay", "epoch").axes[0])) == ["epoch 1", "epoch 2"]
 
 
+def test_figure_4_of_more_values_than_can_be_told_apart_names_some_and_orders_all_by_lightness() -> None:
+    shown = study(*(at_epoch(k, [k / 40]) for k in range(1, 31)))
+    panel = figure(shown, "weight-decay", "epoch").axes[0]
+    drawn = [line for line in panel.lines if len(line.get_ydata()) == 1]
+    assert len(drawn) == 30
+    lightness = [sum(line.get_color()[:3]) for line in drawn]
+    assert lightness == sorted(lightness)
+    named = list(curves(panel))
+    assert (named[0], named[-1], len(named)) == ("epoch 1", "epoch 30", 12)
+
+
 def test_figure_5_shows_errors_layers_onset_and_settling() -> None:
     above, below = figure(study(*unfolding()), "epochs").axes
     assert curves(above) == {"these rows": [1.0, 0.5, 0.105, 0.1], "held-out rows": [2.0, 1.0, 0.21, 0.2]}
@@ -153,7 +164,7 @@ def test_undefined_numbers_leave_gaps() -> None:
 
 @pytest.mark.parametrize("kind", ["layers", "epochs"])
 def test_names_are_drawn_as_they_are(kind: str) -> None:
-    names = ("$x_1$", "层归一化", "a\x1b[31m\nb", "</text><script>", "\\frac")
+    names = ("$\\undefined{$", "层归一化", "a\x1b[31m\nb", "</text><script>", "\\frac")
     results = [
         a_result(
             *(a_layer(name, 0.1) for name in names),

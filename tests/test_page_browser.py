@@ -147,7 +147,7 @@ def test_a_click_on_a_heat_map_chooses_layer_and_time(show: Open) -> None:
     cell = page.evaluate(
         "heatLayout(focusRun(), document.querySelector('canvas[data-condition]').clientWidth)"
     )
-    x, y = cell["left"] + 1.5 * cell["cell"], cell["top"] + 0.5 * cell["row"]
+    x, y = cell["left"] + 1.5 * cell["cell"], cell["top"] + 0.8 * cell["row"]
     page.mouse.click(box["x"] + x, box["y"] + y)
     assert page.inner_text("#heat-readout").startswith("fc1, epoch 2: NRC1 0.900 ·, NRC2 0.800 ✓")
     assert page.inner_text("#now-value") == "2"
@@ -177,6 +177,16 @@ def test_the_colour_of_a_heat_map_follows_the_number(show: Open) -> None:
     for place, value in (((0, 0), 0.9), ((1, 1), 0.4), ((2, 2), 0.1)):
         expected = page.evaluate(f"heatColour({value})")
         assert page.evaluate(read, list(place))[:3] == pytest.approx(expected, abs=6)
+
+
+def test_a_heat_map_outlines_what_the_threshold_makes_of_it(show: Open) -> None:
+    page = show(study(*unfolding()))
+    picture = "document.querySelector('canvas[data-condition=nrc1]').toDataURL()"
+    before = page.evaluate(picture)
+    set_threshold(page, "nrc1", 0.45)
+    assert page.evaluate(picture) != before
+    set_threshold(page, "nrc1", 0.2)
+    assert page.evaluate(picture) == before
 
 
 def test_a_run_can_be_taken_out_of_the_charts_and_a_checkpoint_pinned_into_them(show: Open) -> None:

@@ -71,7 +71,7 @@ def test_a_named_file_that_is_no_result_is_an_error(content: str, folder: Path) 
     path = folder / "x.json"
     path.write_text(content)
     with pytest.raises(DataError) as caught:
-        read_results(path)
+        read_results(folder / "wd_0.0", path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -39,6 +39,8 @@ def read_results(
                 raise
             unread.append(Broken(str(path), str(error).removeprefix(f"{path}: ")))
             continue
+        if result is None and named:
+            raise DataError(f"{path}: expected a result of schema {SCHEMA}, got JSON about something else")
         if result is None:
             others += 1
         else:

@@ -29,13 +29,22 @@ def findings(study: Study, within: float = SETTLED_WITHIN) -> list[str]:
 
     within: share of the final error within which an error counts as settled.
     """
+    return [*run_findings(study, within), *comparison_findings(study)]
+
+
+def run_findings(study: Study, within: float = SETTLED_WITHIN) -> list[str]:
+    """A paragraph on each of the first runs."""
     said = [_about(run, within) for run in study.runs[:_RUNS_DESCRIBED]]
     if len(study.runs) > _RUNS_DESCRIBED:
         said.append(f"{len(study.runs) - _RUNS_DESCRIBED} more runs are not put in words.")
-    comparison = compare(study, "weight_decay")
-    if len([value for value in comparison.values if value is not None]) > 1:
-        said.append(" ".join(_separation(comparison)))
     return said
+
+
+def comparison_findings(study: Study) -> list[str]:
+    """A paragraph on weight decay, where there is more than one."""
+    comparison = compare(study, "weight_decay")
+    several = len([value for value in comparison.values if value is not None]) > 1
+    return [" ".join(_separation(comparison))] if several else []
 
 
 # ------------------------------------------------------------------------------------------- a run

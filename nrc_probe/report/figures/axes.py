@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INK = "#222222"
 QUIET = "#8a8a8a"
+MOST_LINES = 12
+"""More cannot be told apart by colour and marker."""
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito 2008, without black and yellow."""
 _MARKERS = "osD^vPX*<>hd"
@@ -44,6 +46,20 @@ def line_style(number: int, several: bool) -> dict[str, Any]:
         "marker": _MARKERS[number % len(_MARKERS)],
         "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
     }
+
+
+def in_order(number: int, count: int) -> dict[str, Any]:
+    """Colour of one of many lines whose order says something: from dark to light, alike to all eyes."""
+    from matplotlib import colormaps
+
+    return {"color": colormaps["viridis"](0.92 * number / max(1, count - 1))}
+
+
+def evenly(count: int, most: int) -> set[int]:
+    """Places of at most `most` of `count` things, evenly spread, first and last among them."""
+    if count <= most:
+        return set(range(count))
+    return {round(k * (count - 1) / (most - 1)) for k in range(most)}
 
 
 def name_layers(panel: Axes, names: Sequence[str]) -> None:
@@ -78,9 +94,10 @@ def log_axis(axis: Axis, values: Sequence[float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend_above(figure: Figure, panel: Axes, columns: int = 3) -> None:
-    """The lines' names above the panels."""
+def legend_above(figure: Figure, panel: Axes, columns: int = 4) -> None:
+    """The lines' names above the panels, which keep their height."""
     lines, labels = panel.get_legend_handles_labels()
     widest = max(map(len, labels), default=0)
     fit = max(1, min(columns, int(figure.get_figwidth() * 15 / (widest + 6))))
+    figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(lines) / fit))
     figure.legend(lines, labels, loc="outside upper center", ncols=fit)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from nrc_probe.errors import ConfigError
 from nrc_probe.report.extras import check_extra
+from nrc_probe.report.figures.axes import MOST_LINES
 from nrc_probe.report.study import Run, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_LINES = 12
 _MOST_RUNS = 6
 
 _STYLE = {
@@ -83,9 +83,9 @@ def _figure(study: Study, kind: str, by: str, within: float) -> Figure:
 
 
 def _few(study: Study) -> tuple[Run, ...]:
-    if len(study.runs) > _MOST_LINES:
+    if len(study.runs) > MOST_LINES:
         raise ConfigError(
-            f"{len(study.runs)} runs do not fit in one figure, at most {_MOST_LINES} do: "
+            f"{len(study.runs)} runs do not fit in one figure, at most {MOST_LINES} do: "
             "name fewer results, or draw --kind weight-decay"
         )
     return study.runs

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nrc_probe.plain import printable
-from nrc_probe.report.figures.axes import INK, QUIET, log_axis, new_panels, share_axis
+from nrc_probe.report.figures.axes import (
+    INK,
+    MOST_LINES,
+    QUIET,
+    evenly,
+    in_order,
+    log_axis,
+    new_panels,
+    share_axis,
+)
 from nrc_probe.report.onset import heldout_errors, holds_from, settled_from, training_errors
 from nrc_probe.report.study import Run, layer_names
 
@@ -16,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ONSET = "#E69F00"
+_MARKED = 30
+"""More checkpoints than this are lines without markers."""
 _NAMED = 9
 """Of more layers than this some are named, evenly spread; colour says the depth."""
 
@@ -43,32 +54,32 @@ def draw_epochs(runs: Sequence[Run], within: float) -> Figure:
             _moments(panel, run, within)  # once the scales are known: words stand where there is room
     panels[0, 0].set_ylabel("mean squared error")
     share_axis(panels[1, 0], "NRC1, noise share")
-    panels[0, 0].legend(loc="lower left")
+    panels[0, 0].legend(loc="best")
     handles, labels = panels[1, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right lower", title="layer")
     return figure
 
 
 def _errors(panel: Axes, run: Run) -> None:
-    panel.plot(run.times, training_errors(run), color=INK, marker="o", label="these rows")
+    marker = "o" if len(run.times) <= _MARKED else ""
+    panel.plot(run.times, training_errors(run), color=INK, marker=marker, label="these rows")
     held = heldout_errors(run)
     if held is not None:
-        hollow: dict[str, Any] = {"marker": "s", "markerfacecolor": "white", "linestyle": (0, (4, 1.5))}
-        panel.plot(run.times, held, color="#0072B2", label="held-out rows", **hollow)
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": (0, (4, 1.5))}
+        marker = marker and "s"
+        panel.plot(run.times, held, color="#0072B2", marker=marker, label="held-out rows", **hollow)
 
 
 def _layers(panel: Axes, run: Run) -> None:
-    from matplotlib import colormaps
-
     names = layer_names(run.results)
-    named = {round(k * (len(names) - 1) / max(1, min(len(names), _NAMED) - 1)) for k in range(_NAMED)}
+    named = evenly(len(names), _NAMED)
+    marked = len(names) <= MOST_LINES and len(run.times) <= _MARKED
+    by_name = [{layer.name: layer.nrc1 for layer in result.layers} for result in run.results]
     for depth, name in enumerate(names):
-        found = [
-            {layer.name: layer.nrc1 for layer in result.layers}.get(name, math.nan) for result in run.results
-        ]
-        colour = colormaps["viridis"](0.92 * depth / max(1, len(names) - 1))
+        style = in_order(depth, len(names)) | {"marker": "os^Dv"[depth % 5] if marked else ""}
         label = printable(name) if depth in named else f"_{depth}"
-        panel.plot(run.times, found, color=colour, marker="os^Dv"[depth % 5], markersize=2.5, label=label)
+        values = [found.get(name, math.nan) for found in by_name]
+        panel.plot(run.times, values, markersize=2.5, label=label, **style)
     panel.axhline(run.thresholds.nrc1, color=QUIET, linewidth=0.6, linestyle=(0, (1, 2)))
 
 

@@ -11,7 +11,10 @@ from nrc_probe.plain import printable
 from nrc_probe.report.comparison import compare, numbers
 from nrc_probe.report.fields import text_of
 from nrc_probe.report.figures.axes import (
+    MOST_LINES,
     QUIET,
+    evenly,
+    in_order,
     legend_above,
     line_style,
     log_axis,
@@ -89,16 +92,18 @@ def draw_rank(runs: Sequence[Run]) -> Figure:
 def draw_comparison(study: Study, by: str) -> Figure:
     """NRC1 to NRC3 and the weights' stable rank over layers, a line for each value of a field.
 
-    Where several results share a value the line is their median, the band their range.
+    Where several results share a value the line is their median, the band their range. More values than
+    lines can be told apart go from dark to light, and some of them are named.
     """
     comparison = compare(study, by)
     names = layer_names(result for group in comparison.groups for result in group)
     figure, panels = new_panels(4, 1, width_for(names), 6.2, sharex=True)
     fields = ("nrc1", "nrc2", "nrc3", "stable_rank_weight")
-    several = len(comparison.values) > 1
+    count = len(comparison.values)
+    named = evenly(count, MOST_LINES)
     for number, (value, group) in enumerate(zip(comparison.values, comparison.groups, strict=True)):
-        style = line_style(number, several)
-        label = printable(f"{comparison.title} {text_of(value)}")
+        style = line_style(number, count > 1) if count <= MOST_LINES else in_order(number, count)
+        label = printable(f"{comparison.title} {text_of(value)}") if number in named else f"_{number}"
         for panel, field in zip(panels[:, 0], fields, strict=True):
             _band(panel, [numbers(group, name, field) for name in names], label, style)
     at = study.runs[0].thresholds

@@ -9,7 +9,7 @@ import json
 from importlib.resources import files
 
 from nrc_probe.plain import printable
-from nrc_probe.report.findings import findings
+from nrc_probe.report.findings import comparison_findings, run_findings
 from nrc_probe.report.page.payload import payload
 from nrc_probe.report.study import Study
 
@@ -25,18 +25,29 @@ def to_html(study: Study, settled_within: float) -> str:
     """
     style = _asset("page.css")
     script = "\n".join(map(_asset, _SCRIPTS))
-    said = "".join(f"<p>{html.escape(printable(text))}</p>" for text in findings(study, settled_within))
     pieces = {
         "POLICY": f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'",
         "TITLE": _TITLE,
         "STYLE": style,
         "SCRIPT": script,
-        "FINDINGS": said,
+        "FINDINGS": _findings(study, settled_within),
         "STUDY": _inert(json.dumps(payload(study, settled_within), separators=(",", ":"), allow_nan=False)),
     }
     parts = _asset("page.html").split("%%")
     return "".join(pieces[part] if odd else part for part, odd in _alternating(parts))
+
+
+def _findings(study: Study, within: float) -> str:
+    """Paragraphs; those on single runs folded in where one sets the runs side by side."""
+    runs, together = _paragraphs(run_findings(study, within)), _paragraphs(comparison_findings(study))
+    if not together:
+        return runs
+    return f"{together}<details><summary>run by run</summary>{runs}</details>"
+
+
+def _paragraphs(texts: list[str]) -> str:
+    return "".join(f"<p>{html.escape(printable(text))}</p>" for text in texts)
 
 
 def _alternating(parts: list[str]) -> list[tuple[str, bool]]:
