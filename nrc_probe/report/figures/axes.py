@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ def line_style(number: int, several: bool) -> dict[str, Any]:
         "marker": _MARKERS[number % len(_MARKERS)],
         "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
     }
+
+
+def folded(name: str, width: int) -> str:
+    """A name that prints, on as many lines as it needs."""
+    return textwrap.fill(printable(name), width) or name
 
 
 def in_order(number: int, count: int) -> dict[str, Any]:
@@ -96,7 +102,8 @@ def log_axis(axis: Axis, values: Sequence[float]) -> None:
 
 def legend_above(figure: Figure, panel: Axes, columns: int = 4) -> None:
     """The lines' names above the panels, which keep their height."""
-    lines, labels = panel.get_legend_handles_labels()
+    lines, full = panel.get_legend_handles_labels()
+    labels = [folded(label, int(figure.get_figwidth() * 15) - 6) for label in full]
     widest = max(map(len, labels), default=0)
     fit = max(1, min(columns, int(figure.get_figwidth() * 15 / (widest + 6))))
     figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(lines) / fit))

@@ -12,6 +12,7 @@ from nrc_probe.report.figures.axes import (
     MOST_LINES,
     QUIET,
     evenly,
+    folded,
     in_order,
     log_axis,
     new_panels,
@@ -42,7 +43,7 @@ def draw_epochs(runs: Sequence[Run], within: float) -> Figure:
         _errors(above, run)
         _layers(below, run)
         below.set_xlabel(run.clock)
-        above.set_title(printable(run.name), loc="left")
+        above.set_title(folded(run.name, 38), loc="left")
     for panel, run in zip(panels[1], runs, strict=True):
         if run.times[-1] > 20 * run.times[0]:
             log_axis(panel.xaxis, run.times)
@@ -54,7 +55,7 @@ def draw_epochs(runs: Sequence[Run], within: float) -> Figure:
             _moments(panel, run, within)  # once the scales are known: words stand where there is room
     panels[0, 0].set_ylabel("mean squared error")
     share_axis(panels[1, 0], "NRC1, noise share")
-    panels[0, 0].legend(loc="best")
+    figure.legend(*panels[0, -1].get_legend_handles_labels(), loc="outside right upper")
     handles, labels = panels[1, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right lower", title="layer")
     return figure
