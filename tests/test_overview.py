@@ -94,6 +94,17 @@ def test_strips_show_met_and_how_far_without_colour() -> None:
     assert "NRC4 █ <= 1.5  ▒ <= 3  ░ <= 6  · beyond" in lines
 
 
+def test_a_number_that_rounding_picked_has_a_mark_of_its_own() -> None:
+    layer = a_layer("fc1", 0.1, undecided=("nrc2",))
+    facts = a_result().checkpoint
+    results = [a_result(layer, checkpoint=replace(facts, epoch=k)) for k in (1, 2)]
+    lines = printed(study(*results), by="weight_decay")
+    assert block(lines, " layer  NRC1")[2].split()[:3] == ["fc1", "██", "??"]
+    assert "? rounding picks the number, since a subspace is not defined: not met" in lines
+    rows = [line.split() for line in lines[lines.index("by weight decay") :] if line.startswith(" fc1")]
+    assert any("?" in row for row in rows)
+
+
 def test_an_ascii_console_has_marks_of_its_own() -> None:
     numbers = {1: 0.9, 2: 0.6, 3: 0.4, 4: 0.2}
     lines = printed(study(*(at_epoch(epoch, [x]) for epoch, x in numbers.items())), encoding="ascii")
@@ -202,6 +213,15 @@ def test_collapse_before_the_error_settled_is_said_to_be_so() -> None:
     (text,) = findings(study(*results))
     assert "NRC1 holds in all of these from epoch 1 on, the first checkpoint." in text
     assert "Collapse reached its final extent before the error had settled." in text
+
+
+def test_layers_in_which_nrc1_cannot_fail_have_no_onset() -> None:
+    tail = [a_layer("fc1", 0.9), a_layer("head", 0.0, width=3)]
+    facts = a_result().checkpoint
+    shown = study(*(a_result(*tail, checkpoint=replace(facts, epoch=k)) for k in (1, 2)))
+    (text,) = findings(shown)
+    assert "it cannot fail in head" in text
+    assert "of these from" not in text
 
 
 def test_weight_decay_separates_the_runs_where_conditions_differ() -> None:

@@ -137,6 +137,16 @@ def test_since_when_a_condition_holds_is_found_in_the_page_as_in_python(show: Op
         assert settled == settled_from(run, training_errors(run))
 
 
+def test_a_number_that_rounding_picked_is_marked_and_never_met(show: Open) -> None:
+    layers = [a_layer("fc1", 0.1, undecided=("nrc3",)), a_layer("fc2", 0.1)]
+    facts = a_result().checkpoint
+    page = show(study(*(a_result(*layers, checkpoint=replace(facts, epoch=k)) for k in (1, 2))))
+    set_threshold(page, "nrc3", 0.0)
+    assert column(page, "layers", "nrc3") == ["0.900 ?", "0.900 ✓"]
+    assert column(page, "checkpoints", "four") == ["1 / 2", "1 / 2"]
+    assert page.is_visible("#undecided")
+
+
 # --------------------------------------------------------------------------------------- interacting
 
 

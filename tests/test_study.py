@@ -102,6 +102,11 @@ def test_other_thresholds_judge_the_same_numbers_anew() -> None:
     assert result.first_collapsed_layer is None
 
 
+def test_other_thresholds_do_not_decide_what_rounding_picked() -> None:
+    judged = with_thresholds(a_result(a_layer("fc1", undecided=("nrc3",))), Thresholds(nrc3=0.0))
+    assert judged.layers[0].conditions["nrc3"] is False
+
+
 # --------------------------------------------------------------------------------------------- onset
 
 

@@ -121,6 +121,8 @@ def _cell(group: Sequence[Result], name: str, field: str, condition: str | None)
     text = form(median(shown)) if shown else "-"
     if condition is None:
         return Text(text)
-    met = bool(shown) and all(layer.conditions[condition] for layer in layers_named(group, name))
-    mark = " " if not shown else "✓" if met else "·"
+    layers = layers_named(group, name)
+    met = bool(shown) and all(layer.conditions[condition] for layer in layers)
+    undecided = any(condition in layer.undecided for layer in layers)
+    mark = " " if not shown else "?" if undecided else "✓" if met else "·"
     return Text(f"{text} {mark}", style="cyan" if met else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile, takewhile
 from statistics import median
 
 from nrc_probe.report.comparison import Comparison, compare, layers_named, numbers
@@ -82,10 +83,9 @@ def _course(run: Run, within: float) -> Iterator[str]:
 
 
 def _tail(result: Result) -> list[str]:
-    """The first collapsed layer and all after it."""
-    names = [layer.name for layer in result.layers]
-    first = result.first_collapsed_layer
-    return [] if first is None else names[names.index(first) :]
+    """The collapsed layers at the end, from the first on in which NRC1 could fail."""
+    met = list(takewhile(lambda layer: layer.conditions["nrc1"], reversed(result.layers)))
+    return [layer.name for layer in dropwhile(lambda layer: layer.rank >= layer.width, reversed(met))]
 
 
 def _onset(run: Run, since: Sequence[int]) -> str:

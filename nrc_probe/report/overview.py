@@ -16,6 +16,7 @@ from nrc_probe.report.grid import Page, significant
 from nrc_probe.report.onset import SETTLED_WITHIN
 from nrc_probe.report.strips import legend_lines, strip_lines
 from nrc_probe.report.study import Broken, Run, Study
+from nrc_probe.report.terminal import standard_output
 from nrc_probe.result import Result
 
 _NAMED = 10
@@ -24,18 +25,20 @@ _NAMED = 10
 
 def print_study(
     study: Study,
-    console: Console,
+    console: Console | None = None,
     *,
     by: str | None = None,
     settled_within: float = SETTLED_WITHIN,
 ) -> None:
     """Print one row a checkpoint, heat strips of each run, runs side by side, and what the numbers say.
 
+    console: standard output where it is None, so that it is what the command line prints.
     by: a recorded field whose values are set side by side. Raises ConfigError for an unknown one.
     settled_within: share of the final error within which an error counts as settled.
     """
     if by is not None:
         find_field(study.runs[0].final, by)
+    console = console or standard_output()
     page = Page(console.width, console.encoding)
     for line in _lines(study, page, by, settled_within):
         console.print(line)

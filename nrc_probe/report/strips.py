@@ -16,6 +16,11 @@ from nrc_probe.result import CONDITIONS, LayerResult, Thresholds
 _MARKS = "█▒░·"
 """Met, then ever farther from being met."""
 _UNDEFINED = "-"
+_UNDECIDED = "?"
+_REMARKS = (
+    "- undefined, or the layer is not in that checkpoint",
+    "? rounding picks the number, since a subspace is not defined: not met",
+)
 _TITLES = {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "nrc4": "NRC4"}
 
 
@@ -42,7 +47,7 @@ def legend_lines(at: Thresholds, page: Page) -> Iterator[Text]:
             page.text(f"{_TITLES[condition]} {'  '.join(steps)}  {_MARKS[-1]} beyond"),
             style="dim",
         )
-    yield Text(page.text("- undefined, or the layer is not in that checkpoint"), style="dim")
+    yield from (Text(page.text(line), style="dim") for line in _REMARKS)
 
 
 def _strip(run: Run, names: Sequence[str], condition: str, shown: Sequence[int], page: Page) -> Block:
@@ -98,6 +103,8 @@ def _mark(layer: LayerResult | None, condition: str, at: Thresholds) -> str:
     value = math.nan if layer is None else _value(layer, condition)
     if layer is None or math.isnan(value):
         return _UNDEFINED
+    if condition in layer.undecided:
+        return _UNDECIDED
     if layer.conditions[condition]:
         return _MARKS[0]
     farther = [(value > level) if _falls(condition) else (value < level) for level in _levels(condition, at)]

@@ -118,7 +118,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def _judged(layer: LayerResult, at: Thresholds) -> dict[str, bool]:
-    return conditions_met(layer.nrc1, layer.nrc2, layer.nrc3, layer.nrc4_ratio, at)
+    return conditions_met(layer.nrc1, layer.nrc2, layer.nrc3, layer.nrc4_ratio, at, layer.undecided)
 
 
 def _order(item: Found) -> tuple[object, ...]:

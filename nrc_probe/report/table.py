@@ -14,7 +14,7 @@ from nrc_probe.result import LayerResult, Result, json_text
 
 Row = Mapping[str, Any]
 
-_TEXTS = ("run", "checkpoint", "notes")
+_TEXTS = ("run", "checkpoint", "undecided", "notes")
 _COUNTS = ("epoch",)
 
 

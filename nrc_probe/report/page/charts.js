@@ -171,8 +171,7 @@ function layerNames(svg, names, x) {
 function layerWords(layer, condition, shown) {
   const lines = shown.slice(0, 10).map(({ run, checkpoint, pinned }) => {
     const at = study.runs[run.number].checkpoints[checkpoint];
-    const value = valueOf(run, checkpoint, layer, condition.value);
-    return `${run.name}, ${run.clock} ${at.time}${pinned ? " (pinned)" : ""}: ${short(value)}${judged(condition, value) ? " ✓" : ""}`;
+    return `${run.name}, ${run.clock} ${at.time}${pinned ? " (pinned)" : ""}: ${marked(run, checkpoint, layer, condition)}`;
   });
   return [`${layer}, ${condition.title}`, ...lines].join("\n");
 }

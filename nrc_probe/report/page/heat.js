@@ -89,7 +89,7 @@ function paint(run, condition, box, dense) {
   const rows = run.layers.length;
   pen.imageSmoothingEnabled = false;
   pen.drawImage(cells(run.values[condition.value], condition, columns, rows), box.left, box.top, box.cell * columns, box.row * rows);
-  const met = run.values[condition.value].map((value) => judged(condition, value));
+  const met = run.values[condition.value].map((value, place) => judged(condition, value) && !isUndecided(run, place, condition));
   outline(pen, box, met, columns, rows);
   heatLabels(pen, box, run);
   return picture;
@@ -185,9 +185,6 @@ function heatKey(event) {
 
 function cellWords({ checkpoint, layer }) {
   const run = focusRun();
-  const parts = CONDITIONS.map((condition) => {
-    const value = valueOf(run, checkpoint, layer, condition.value);
-    return `${condition.title} ${short(value)} ${value === null ? "" : judged(condition, value) ? "✓" : "·"}`.trim();
-  });
+  const parts = CONDITIONS.map((condition) => `${condition.title} ${marked(run, checkpoint, layer, condition)}`);
   return `${layer}, ${run.clock} ${run.checkpoints[checkpoint].time}: ${parts.join(", ")}`;
 }

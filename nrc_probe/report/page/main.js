@@ -152,6 +152,8 @@ function start() {
   const checkpoints = study.runs.reduce((sum, each) => sum + each.checkpoints.length, 0);
   const counts = [[checkpoints, "checkpoint"], [study.runs.length, "run"], [study.layers.length, "layer"]];
   document.getElementById("counts").textContent = counts.map(([n, kind]) => `${n} ${kind}${n === 1 ? "" : "s"}`).join(", ");
+  const undecided = study.runs.some((run) => [...run.undecidedAt.values()].some((places) => places.size));
+  document.getElementById("undecided").hidden = !undecided;
   document.getElementById("training").hidden = !unfolds();
   document.getElementById("runs-section").hidden = study.runs.length === 1;
   document.getElementById("time-control").hidden = state.times.length < 2;

@@ -48,6 +48,7 @@ def _run(run: Run) -> dict[str, Any]:
             for result, label, time in zip(run.results, run.labels, run.times, strict=True)
         ],
         "values": _columns(run, names),
+        "undecided": _undecided(run, names),
     }
 
 
@@ -70,6 +71,16 @@ def _columns(run: Run, names: list[str]) -> dict[str, list[float | None]]:
     columns |= {field: column(field, _short) for field in _COMPANIONS}
     columns["nrc4_heldout"] = [_short(errors.get(name, math.nan)) for errors in held for name in names]
     return columns
+
+
+def _undecided(run: Run, names: list[str]) -> dict[str, list[int]]:
+    """Where in the columns NRC2 and NRC3 are numbers that rounding picked."""
+    scored = [{layer.name: layer.undecided for layer in result.layers} for result in run.results]
+    marks = [layers.get(name, ()) for layers in scored for name in names]
+    return {
+        condition: [place for place, mark in enumerate(marks) if condition in mark]
+        for condition in ("nrc2", "nrc3")
+    }
 
 
 def _checkpoint(result: Result, label: str, time: int) -> dict[str, Any]:

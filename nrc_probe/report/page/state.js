@@ -20,6 +20,7 @@ const DRAWN_AT_FIRST = 8;
 study.runs.forEach((run, number) => {
   run.number = number;
   run.place = new Map(run.layers.map((name, place) => [name, place]));
+  run.undecidedAt = new Map(Object.entries(run.undecided).map(([key, places]) => [key, new Set(places)]));
 });
 
 const state = {
@@ -76,8 +77,22 @@ function judged(condition, value) {
   return condition.falls ? value <= threshold(condition) : value >= threshold(condition);
 }
 
+// Whether rounding picked the number at this place of a column: it is then not counted as met.
+function isUndecided(run, place, condition) {
+  return run.undecidedAt.get(condition.key)?.has(place) ?? false;
+}
+
 function meets(run, checkpoint, layer, condition) {
-  return judged(condition, valueOf(run, checkpoint, layer, condition.value));
+  const value = valueOf(run, checkpoint, layer, condition.value);
+  return judged(condition, value) && !isUndecided(run, checkpoint * run.layers.length + run.place.get(layer), condition);
+}
+
+// A number with what stands beside it in the terminal: met, not met, undecided.
+function marked(run, checkpoint, layer, condition) {
+  const value = valueOf(run, checkpoint, layer, condition.value);
+  if (value === null) return "-";
+  const undecided = isUndecided(run, checkpoint * run.layers.length + run.place.get(layer), condition);
+  return `${short(value)} ${undecided ? "?" : judged(condition, value) ? "✓" : "·"}`;
 }
 
 function scoredLayers(run, checkpoint) {

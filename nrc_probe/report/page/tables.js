@@ -130,7 +130,12 @@ function rejudgeCheckpoints() {
 function drawLayers() {
   const run = focusRun();
   const checkpoint = checkpointAt(run);
-  const rows = scoredLayers(run, checkpoint).map((layer, place) => ({ layer, place, get: (key) => valueOf(run, checkpoint, layer, key) }));
+  const rows = scoredLayers(run, checkpoint).map((layer, place) => ({
+    layer,
+    place,
+    get: (key) => valueOf(run, checkpoint, layer, key),
+    marked: (condition) => marked(run, checkpoint, layer, condition),
+  }));
   const body = element("tbody", {}, ...sorted(rows, LAYER_COLUMNS, sorting.layers).map(layerRow));
   document.getElementById("layers").replaceChildren(headRow("layers", LAYER_COLUMNS, null, drawLayers), body);
 }
@@ -138,10 +143,9 @@ function drawLayers() {
 function layerRow(row) {
   const cells = LAYER_COLUMNS.map((column) => {
     const value = column.of(row);
-    const met = column.condition && judged(column.condition, value);
-    const mark = column.condition && value !== null ? (met ? " ✓" : " ·") : "";
-    const kind = [column.text ? textKind(value) : "", met ? "met" : ""].join(" ").trim();
-    return element("td", { class: kind || null, "data-field": column.key, text: column.text ? value : short(value) + mark });
+    const shown = column.condition ? row.marked(column.condition) : column.text ? value : short(value);
+    const kind = column.text ? textKind(value) : shown.endsWith("✓") ? "met" : null;
+    return element("td", { class: kind, "data-field": column.key, text: shown });
   });
   const made = element("tr", { "data-layer": row.layer }, ...cells);
   made.classList.toggle("now", row.layer === state.layer);
