@@ -47,12 +47,12 @@ def beside_each_other(head: str, names: Sequence[str], blocks: Sequence[Block], 
         yield from _lines(head, names, row, page)
 
 
-def wrapped(text: str, page: Page, hanging: int = 0) -> Iterator[Text]:
-    """Lines of running text that fit the page, all but the first moved right by `hanging`."""
-    room = max(page.width, _NARROWEST) - 1 - hanging
+def wrapped(text: str, page: Page, head: str = "") -> Iterator[Text]:
+    """Lines of running text that fit the page, right of `head`, which stands before the first."""
+    room = max(page.width, _NARROWEST) - 1 - len(head)
     for number, line in enumerate(Text(page.text(text)).wrap(Console(width=room), room, overflow="fold")):
         line.rstrip()
-        yield Text.assemble(" " * hanging if number else "", line)
+        yield Text.assemble(" " * len(head) if number else head, line)
 
 
 def _name_room(names: Sequence[str], page: Page) -> int:

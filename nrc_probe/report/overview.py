@@ -167,6 +167,6 @@ def _broken(title: str, files: Sequence[Broken], page: Page) -> Iterator[Text]:
     yield Text()
     yield from _headed(f"{title} ({len(files)})", page)
     for file in files[:_NAMED]:
-        yield from wrapped(f"  - {file.path}: {file.reason}", page, hanging=4)
+        yield from wrapped(f"{file.path}: {file.reason}", page, "  - ")
     if len(files) > _NAMED:
         yield Text(f"  - and {len(files) - _NAMED} more")
