@@ -376,8 +376,11 @@ def _restore(value: Any, kind: str, name: str = "") -> Any:
     """A value as its field has it. Raises TypeError where it is of another kind."""
     if value is None and kind == "float":
         return math.nan
-    if not any(_fits(value, option) for option in kind.split(" | ")):
+    options = kind.split(" | ")
+    if not any(_fits(value, option) for option in options):
         raise TypeError(f"{name} must be {kind}, got {type(value).__name__}")
+    if "float" in options and isinstance(value, int):
+        return float(value)  # JSON may write 0 for 0.0
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -97,6 +97,14 @@ def test_thresholds_judge_what_is_read(folder: Path) -> None:
         read_results(folder, thresholds={"nrc9": 1.0})
 
 
+def test_a_number_that_json_writes_without_a_point_is_the_same_number() -> None:
+    body = at_epoch(1, [0.1]).to_dict()
+    body["checkpoint"]["weight_decay"], body["layers"][0]["nrc4"] = 0, 2**62
+    restored = Result.from_json(json.dumps(body))
+    assert repr(restored.checkpoint.weight_decay) == "0.0"
+    assert repr(restored.layers[0].nrc4) == repr(float(2**62))
+
+
 def spoiled(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     *places, last = path.split(".")
 
