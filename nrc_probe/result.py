@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,16 +14,13 @@ from nrc_probe.last_layer_2024 import LastLayer2024
 from nrc_probe.layers import Skipped
 from nrc_probe.notebook import to_html
 from nrc_probe.plain import printable
+from nrc_probe.typed import build, restore
 
 SCHEMA = "nrc-probe/result/1"
 CONDITIONS = ("nrc1", "nrc2", "nrc3", "nrc4")
 
 _NOT_PRINTED = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What JSON leaves as it is, and a terminal obeys or UTF-8 cannot hold."""
-
-
-_LARGEST = sys.float_info.max
-"""JSON has no bound for integers; a float has."""
 
 
 @dataclass(frozen=True)
@@ -335,74 +331,39 @@ def _from_dict(d: Mapping[str, Any]) -> Result:
     heldout, last = d["heldout"], d["last_layer_2024"]
     settings = {**d["settings"], "thresholds": _thresholds(d["settings"]["thresholds"])}
     return Result(
-        checkpoint=_build(CheckpointFacts, d["checkpoint"]),
-        model=_build(ModelFacts, d["model"]),
-        data=_build(DataFacts, d["data"]),
-        settings=_build(Settings, settings),
-        model_mse=_number(d["model_mse"]),
-        model_r2=_number(d["model_r2"]),
-        layers=tuple(_build(LayerResult, layer) for layer in d["layers"]),
-        skipped=tuple(_build(Skipped, item) for item in d["skipped"]),
+        checkpoint=build(CheckpointFacts, d["checkpoint"]),
+        model=build(ModelFacts, d["model"]),
+        data=build(DataFacts, d["data"]),
+        settings=build(Settings, settings),
+        model_mse=restore(d["model_mse"], "float", "model_mse"),
+        model_r2=restore(d["model_r2"], "float", "model_r2"),
+        layers=tuple(map(_layer, d["layers"])),
+        skipped=tuple(build(Skipped, item) for item in d["skipped"]),
         heldout=_heldout(heldout) if heldout else None,
-        last_layer_2024=_build(LastLayer2024, last) if last else None,
-        warnings=_restore(d["warnings"], "tuple[str, ...]"),
-        provenance=_build(Provenance, d["provenance"]),
+        last_layer_2024=build(LastLayer2024, last) if last else None,
+        warnings=restore(d["warnings"], "tuple[str, ...]", "warnings"),
+        provenance=build(Provenance, d["provenance"]),
     )
+
+
+def _layer(d: Mapping[str, Any]) -> LayerResult:
+    layer: LayerResult = build(LayerResult, d)
+    if set(layer.conditions) != set(CONDITIONS):
+        raise ValueError(f"conditions must be {', '.join(CONDITIONS)}")
+    return layer
 
 
 def _thresholds(d: Mapping[str, Any]) -> Thresholds:
     if None in d.values():
         raise ValueError("a threshold is null")
-    thresholds: Thresholds = _build(Thresholds, d)
+    thresholds: Thresholds = build(Thresholds, d)
     return thresholds
 
 
 def _heldout(d: Mapping[str, Any]) -> Heldout:
     return Heldout(
-        data=_build(DataFacts, d["data"]),
-        model_mse=_number(d["model_mse"]),
-        model_r2=_number(d["model_r2"]),
-        layers=tuple(_build(HeldoutLayer, layer) for layer in d["layers"]),
+        data=build(DataFacts, d["data"]),
+        model_mse=restore(d["model_mse"], "float", "model_mse"),
+        model_r2=restore(d["model_r2"], "float", "model_r2"),
+        layers=tuple(build(HeldoutLayer, layer) for layer in d["layers"]),
     )
-
-
-def _build(cls: Any, d: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON values: lists become tuples, null in a field of floats nan."""
-    types = {name: f.type for name, f in cls.__dataclass_fields__.items()}
-    return cls(**{key: _restore(value, types[key], key) for key, value in d.items()})
-
-
-def _restore(value: Any, kind: str, name: str = "") -> Any:
-    """A value as its field has it. Raises TypeError where it is of another kind."""
-    if value is None and kind == "float":
-        return math.nan
-    options = kind.split(" | ")
-    if not any(_fits(value, option) for option in options):
-        raise TypeError(f"{name} must be {kind}, got {type(value).__name__}")
-    if "float" in options and isinstance(value, int):
-        return float(value)  # JSON may write 0 for 0.0
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a JSON value, or a dataclass made of some, is of an annotated kind."""
-    if kind.startswith("tuple["):
-        return isinstance(value, list) and all(_fits(item, kind[6:].split(",")[0]) for item in value)
-    if kind.startswith("Mapping["):
-        return (
-            isinstance(value, dict) and set(value) == set(CONDITIONS) and all(map(_is_bool, value.values()))
-        )
-    if kind == "float":
-        return isinstance(value, int | float) and not _is_bool(value) and abs(value) <= _LARGEST
-    if kind == "int":
-        return isinstance(value, int) and not _is_bool(value) and abs(value) < 2**63
-    return type(value).__name__ == {"None": "NoneType"}.get(kind, kind)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _number(value: Any) -> float:
-    number: float = _restore(value, "float")
-    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def test_no_result_at_all_says_what_is_there_instead(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="found no JSON file"):
         read_results(tmp_path / "empty")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe.json: a pipe; expected results"):
+        read_results(tmp_path / "pipe.json")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=r"loop: Too many levels of symbolic links"):
+        read_results(tmp_path / "loop")
     with pytest.raises(DataError, match="no path"):
         read_results()
 

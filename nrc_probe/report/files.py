@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nrc_probe.errors import ConfigError, DataError, ProbeError
+from nrc_probe.files import FILE, from_home, kind_of
 from nrc_probe.report.study import Broken, Found, Study, group_runs, natural, with_thresholds
 from nrc_probe.result import SCHEMA, Result, Thresholds
 
@@ -52,14 +53,23 @@ def read_results(
 
 def _listed(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
     """Files, and whether each was named itself."""
-    for path in map(Path, paths):
-        if path.is_dir():
+    for path in map(from_home, paths):
+        kind = _kind(path)
+        if kind == "a folder":
             inside = (file for file in path.rglob("*.json") if file.is_file())
             yield from ((file, False) for file in sorted(inside, key=lambda file: natural(str(file))))
-        elif path.is_file():
+        elif kind == FILE:
             yield path, True
         else:
-            raise DataError(f"{path}: no such file or folder; expected results as JSON (analyze --json)")
+            got = kind or "no such file or folder"
+            raise DataError(f"{path}: {got}; expected results as JSON (analyze --json)")
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        return kind_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; expected results as JSON") from error
 
 
 def _read(path: Path) -> Result | None:
