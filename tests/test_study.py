@@ -30,6 +30,11 @@ def test_weight_decays_in_one_folder_are_runs_of_their_own_and_named_after_it() 
     assert [run.name for run in runs] == ["weight decay 0", "weight decay 0.001"]
 
 
+def test_a_study_shows_its_runs_not_its_numbers() -> None:
+    shown = repr(study(*unfolding(1e-3), *unfolding(0.0)))
+    assert shown == "<Study of 8 results in 2 runs: weight decay 0, weight decay 0.001>"
+
+
 def test_runs_of_one_weight_decay_are_named_after_their_folders() -> None:
     runs = study(*(at_epoch(1, [0.5], folder=f"top/seed{k}/ckpt") for k in (10, 2))).runs
     assert [run.name for run in runs] == ["seed2/ckpt", "seed10/ckpt"]

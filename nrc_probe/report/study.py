@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from nrc_probe.plain import printable
 from nrc_probe.result import LayerResult, Result, Thresholds, conditions_met
 
 
@@ -58,7 +59,7 @@ class Run:
         return self.final.settings.thresholds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)  # a notebook should not print every number
 class Study:
     """All runs, and the files that gave none."""
 
@@ -71,6 +72,10 @@ class Study:
     """How many JSON files are about something else."""
     sources: tuple[Path, ...] = ()
     """The result files."""
+
+    def __repr__(self) -> str:
+        names = ", ".join(run.name for run in self.runs)
+        return printable(f"<Study of {len(self.results)} results in {len(self.runs)} runs: {names}>")
 
     @property
     def results(self) -> tuple[Result, ...]:
