@@ -137,6 +137,9 @@ def test_a_missing_extra_is_said_before_the_pass(
         (["results", "-o", "x.csv", "--csv", "x.csv"], ["'x.csv': named twice"]),
         (["results", "--html", "empty"], ["cannot write 'empty': it is a folder"]),
         (["results", "--settled-within", "0"], ["settled-within"]),
+        (["results", "--settled-within", "nan"], ["settled_within must be a number above 0, got nan"]),
+        (["results", "--settled-within", "inf", "--html", "x.html"], ["a number above 0, got inf"]),
+        (["results", "--threshold", "nrc1=inf"], ["threshold nrc1 must be a number, got inf"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_no_file(

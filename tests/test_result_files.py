@@ -102,6 +102,8 @@ def test_thresholds_judge_what_is_read(folder: Path) -> None:
     assert all(result.first_collapsed_layer == "fc1" for result in study.results)
     with pytest.raises(ConfigError, match="threshold 'nrc9' is unknown; there are: nrc1"):
         read_results(folder, thresholds={"nrc9": 1.0})
+    with pytest.raises(ConfigError, match="threshold nrc1 must be a number, got nan"):
+        read_results(folder, thresholds={"nrc1": float("nan")})
 
 
 def test_a_number_that_json_writes_without_a_point_is_the_same_number() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,9 @@ def _failure(path: Path) -> Broken:
 def _judged(result: Result, thresholds: Mapping[str, float] | None) -> Result:
     if not thresholds:
         return result
-    for name in thresholds:
+    for name, value in thresholds.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"threshold {name} must be a number, got {value!r}")
         if name not in Thresholds.__dataclass_fields__:
             known = ", ".join(Thresholds.__dataclass_fields__)
             raise ConfigError(f"threshold '{name}' is unknown; there are: {known}")

@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from nrc_probe.errors import ConfigError
 from nrc_probe.report.study import Run
 
 SETTLED_WITHIN = 0.1
 """Share of the final error within which an error counts as settled."""
+
+
+def check_within(within: float) -> None:
+    """Raise ConfigError unless this can be a share of an error."""
+    if not 0 < within < math.inf:
+        raise ConfigError(f"settled_within must be a number above 0, got {within:g}")
 
 
 def holds_from(run: Run, layer: str, condition: str = "nrc1") -> int | None:

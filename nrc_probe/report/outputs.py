@@ -9,7 +9,7 @@ from pathlib import Path
 from nrc_probe.atomic import write_all
 from nrc_probe.errors import OutputError
 from nrc_probe.report.extras import FIGURES
-from nrc_probe.report.onset import SETTLED_WITHIN
+from nrc_probe.report.onset import SETTLED_WITHIN, check_within
 from nrc_probe.report.study import Study, study_of
 from nrc_probe.report.table import Row, rows_to_csv, rows_to_json, rows_to_parquet, study_rows, to_csv
 from nrc_probe.result import Result
@@ -25,6 +25,9 @@ class View:
     """The recorded field whose values are set side by side."""
     settled_within: float = SETTLED_WITHIN
     """Share of the final error within which an error counts as settled."""
+
+    def __post_init__(self) -> None:
+        check_within(self.settled_within)
 
 
 def write_report(

@@ -13,7 +13,7 @@ from nrc_probe.report.comparison import compare, comparison_lines
 from nrc_probe.report.fields import find_field
 from nrc_probe.report.findings import findings
 from nrc_probe.report.grid import Page, significant
-from nrc_probe.report.onset import SETTLED_WITHIN
+from nrc_probe.report.onset import SETTLED_WITHIN, check_within
 from nrc_probe.report.strips import legend_lines, strip_lines
 from nrc_probe.report.study import Broken, Run, Study
 from nrc_probe.report.terminal import standard_output
@@ -36,6 +36,7 @@ def print_study(
     by: a recorded field whose values are set side by side. Raises ConfigError for an unknown one.
     settled_within: share of the final error within which an error counts as settled.
     """
+    check_within(settled_within)
     if by is not None:
         find_field(study.runs[0].final, by)
     console = console or standard_output()
