@@ -284,6 +284,18 @@ def test_results_without_layers_or_with_undefined_numbers_are_shown(show: Open) 
     assert column(page, "layers", "nrc1") == ["-", "0.100 ✓"]
 
 
+@pytest.mark.parametrize("extreme", [1e308, -1e308, 5e-324, 0.0])
+def test_extreme_numbers_are_drawn_in_bounded_time(extreme: float, show: Open) -> None:
+    facts = a_result().checkpoint
+    layers = [a_layer("fc1", extreme, nrc4_ratio=extreme), a_layer("fc2", 0.1)]
+    far = [
+        a_result(*layers, model_mse=abs(extreme), checkpoint=replace(facts, epoch=2**62 + k)) for k in (0, 1)
+    ]
+    page = show(study(*far))
+    assert page.locator("#time-charts figure").count() == 5
+    page.evaluate("redraw()")
+
+
 # -------------------------------------------------------------------------------------------- safety
 
 

@@ -29,7 +29,9 @@ function ticks(low, high, logarithmic) {
     const unit = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((k) => k * unit).find((s) => s >= rough);
     const found = [];
-    for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) found.push(k * step);
+    const first = Math.ceil(low / step - 1e-9);
+    // counted from 0: beyond 2^53, adding 1 changes nothing
+    for (let n = 0; n < 12 && (first + n) * step <= high + 1e-9 * step; n += 1) found.push((first + n) * step);
     return found;
   }
   const decades = Math.log10(high / low);
@@ -60,12 +62,12 @@ function range(values, condition) {
   return { low, high: high === low ? low + 1 : high, logarithmic: false };
 }
 
-// Points as path data; a gap where a number is undefined.
+// Points as path data; a gap where a number is undefined, or beyond what can be drawn.
 function path(points) {
   let pen = "M";
   let data = "";
   for (const [x, y] of points) {
-    if (y === null) {
+    if (y === null || !Number.isFinite(y)) {
       pen = "M";
     } else {
       data += `${pen}${x.toFixed(1)} ${y.toFixed(1)}`;
@@ -98,7 +100,7 @@ function drawLine(svg, points, look) {
   svg.append(shape("path", attributes));
   if (points.length > 60 || look.thin) return;
   for (const [x, y] of points) {
-    if (y !== null) svg.append(shape("circle", { cx: x, cy: y, r: 2.2, fill: look.colour }));
+    if (y !== null && Number.isFinite(y)) svg.append(shape("circle", { cx: x, cy: y, r: 2.2, fill: look.colour }));
   }
 }
 
