@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from nrc_probe.drafting import Draft, init
     from nrc_probe.errors import ProbeError
     from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.report.files import read_results
+    from nrc_probe.report.outputs import write_report
+    from nrc_probe.report.overview import print_study
+    from nrc_probe.report.study import Study
     from nrc_probe.report.terminal import print_layers, print_result
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
@@ -30,6 +34,7 @@ __all__ = [
     "Outcome",
     "ProbeError",
     "Result",
+    "Study",
     "Sweep",
     "Thresholds",
     "analyze",
@@ -38,7 +43,10 @@ __all__ = [
     "list_layers",
     "print_layers",
     "print_result",
+    "print_study",
+    "read_results",
     "save_checkpoint",
+    "write_report",
 ]
 
 _HOMES = {
@@ -48,6 +56,7 @@ _HOMES = {
     "Outcome": "sweep.outcome",
     "ProbeError": "errors",
     "Result": "result",
+    "Study": "report.study",
     "Sweep": "sweep.outcome",
     "Thresholds": "result",
     "analyze": "probe",
@@ -56,7 +65,10 @@ _HOMES = {
     "list_layers": "probe",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",
+    "print_study": "report.overview",
+    "read_results": "report.files",
     "save_checkpoint": "saving",
+    "write_report": "report.outputs",
 }
 
 

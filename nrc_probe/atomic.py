@@ -42,11 +42,11 @@ def write_text(path: Path, text: str, mark: str = "") -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write each text to its path as UTF-8. No file is touched before all can be. Raises OutputError."""
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write each content to its path. No file is touched before all can be. Raises OutputError."""
     with ExitStack() as renames:
-        for path, text in texts.items():
-            renames.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+        for path, content in contents.items():
+            renames.enter_context(replacing(path)).write_bytes(content)
 
 
 def check_writable(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ from nrc_probe.errors import OutputError, ProbeError
 from nrc_probe.options import (
     batch_options,
     data_options,
+    figure_kinds,
     given,
     layer_options,
     network_options,
     output_options,
     running_options,
     score_options,
+    study_options,
 )
 from nrc_probe.plain import printable, readable
 from nrc_probe.pools import keep_blas_to_one_thread
@@ -70,6 +72,7 @@ def cli() -> None:
 @layer_options
 @score_options
 @running_options
+@figure_kinds("layers", "rank")
 @output_options
 def analyze(
     checkpoint: Path,
@@ -77,6 +80,9 @@ def analyze(
     outputs: tuple[Path, ...],
     json_path: Path | None,
     csv_path: Path | None,
+    html_path: Path | None,
+    figure_paths: tuple[Path, ...],
+    kind: str,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -85,14 +91,17 @@ def analyze(
     The network and the data come from the options, else from the nearest nrc-probe.toml, else from
     the checkpoint's metadata; a plain MLP or ResNet is inferred from its tensors.
     """
-    targets = _output_targets(outputs, json_path, csv_path)
+    named = {".json": json_path, ".csv": csv_path, ".html": html_path}
+    targets = _output_targets(outputs, named, figure_paths)
     _set_threads(options["threads"])
     from nrc_probe import probe
 
     with _progress(quiet) as progress:
         result = probe.analyze(checkpoint, data, progress=progress, **given(options))
-    _spare_what_was_read(targets, result)
-    _write({path: render(result) for path, render in targets.items()})
+    _spare_what_was_read(targets, _paths_read(result))
+    from nrc_probe.report.outputs import View, render_result
+
+    _write({path: render_result(result, form, View(kind)) for path, form in targets.items()})
     if not quiet and Path("-") not in targets:
         from nrc_probe.report.terminal import print_result
 
@@ -149,6 +158,45 @@ def init(folder: Path, force: bool) -> None:
 
     for line in drafting.summary_lines(drafting.init(folder, force=force)):
         click.echo(printable(line))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@study_options
+@figure_kinds("layers", "rank", "weight-decay", "epochs")
+@output_options
+def report(
+    paths: tuple[Path, ...],
+    by: str | None,
+    settled_within: float,
+    thresholds: tuple[str, ...],
+    outputs: tuple[Path, ...],
+    json_path: Path | None,
+    csv_path: Path | None,
+    parquet_path: Path | None,
+    html_path: Path | None,
+    figure_paths: tuple[Path, ...],
+    kind: str,
+    quiet: bool,
+) -> None:
+    """Show many results together: PATHS are result files (JSON) and folders of them.
+
+    One row a checkpoint; over training, which conditions hold in which layer since when; runs side
+    by side with --by.
+    """
+    named = {".json": json_path, ".csv": csv_path, ".parquet": parquet_path, ".html": html_path}
+    targets = _output_targets(outputs, named, figure_paths, tables=(".parquet",))
+    from nrc_probe.report.files import read_results
+    from nrc_probe.report.outputs import View, render
+
+    study = read_results(*paths, **given({"thresholds": thresholds}))
+    _spare_what_was_read(targets, study.sources)
+    view = View(kind, by or "weight_decay", settled_within)
+    _write({path: render(study, form, view) for path, form in targets.items()})
+    if not quiet and Path("-") not in targets:
+        from nrc_probe.report.overview import print_study
+
+        print_study(study, _console(), by=by, settled_within=settled_within)
 
 
 def main() -> None:
@@ -217,30 +265,34 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _output_targets(
-    outputs: tuple[Path, ...], json_path: Path | None, csv_path: Path | None
-) -> dict[Path, Callable[[Result], str]]:
-    """Where each form goes, checked before any work is done."""
+    outputs: tuple[Path, ...],
+    named: Mapping[str, Path | None],
+    figures: tuple[Path, ...],
+    tables: tuple[str, ...] = (),
+) -> dict[Path, str]:
+    """The form in which each file is written, checked before any work is done."""
     from nrc_probe.atomic import check_writable
-    from nrc_probe.report.table import to_csv
+    from nrc_probe.report.extras import FIGURES, check_extra
 
-    forms: dict[str, Callable[[Result], str]] = {
-        ".json": lambda result: result.to_json() + "\n",
-        ".csv": lambda result: to_csv([result]),
-    }
-    asked = [(path, path.suffix) for path in outputs]
-    asked += [(path, form) for path, form in ((json_path, ".json"), (csv_path, ".csv")) if path]
-    for path, form in asked:
-        if form not in forms:
-            raise click.BadParameter(f"'{path}': expected a name that ends in {' or '.join(forms)}")
-    targets: dict[Path, Callable[[Result], str]] = {}
+    asked = [(path, form) for form, path in named.items() if path]
+    asked += [(path, _form(path, FIGURES)) for path in figures]
+    asked += [(path, _form(path, (".json", ".csv", *tables, ".html", *FIGURES))) for path in outputs]
+    targets: dict[Path, str] = {}
     for path, form in asked:
         if path in targets:
             raise click.BadParameter(f"'{path}': named twice, each output needs its own file")
-        targets[path] = forms[form]
+        check_extra(form)
+        targets[path] = form
         if path != Path("-"):
             check_writable(path)
             _spare_other_files(path, form)
     return targets
+
+
+def _form(path: Path, forms: tuple[str, ...]) -> str:
+    if path.suffix not in forms:
+        raise click.BadParameter(f"'{path}': expected a name that ends in {' or '.join(forms)}")
+    return path.suffix
 
 
 def _spare_other_files(path: Path, form: str) -> None:
@@ -251,22 +303,31 @@ def _spare_other_files(path: Path, form: str) -> None:
         )
 
 
-def _spare_what_was_read(targets: Iterable[Path], result: Result) -> None:
-    """Raise OutputError where an output would take the place of the checkpoint or the data."""
-    heldout = result.heldout.data.path if result.heldout else None
-    for read in (result.checkpoint.path, result.data.path, heldout):
-        for path in targets:
-            if read and path.exists() and Path(read).exists() and path.samefile(read):
+def _paths_read(result: Result) -> list[str | None]:
+    """The checkpoint and its data."""
+    return [
+        result.checkpoint.path,
+        result.data.path,
+        result.heldout.data.path if result.heldout else None,
+    ]
+
+
+def _spare_what_was_read(targets: Iterable[Path], read: Iterable[str | Path | None]) -> None:
+    """Raise OutputError where an output would take the place of what was read."""
+    there = [path for path in targets if path.exists()]
+    for source in [Path(name) for name in read if name]:
+        for path in there:
+            if source.exists() and path.samefile(source):
                 raise OutputError(f"cannot write '{path}': it was read (name another file)")
 
 
-def _write(texts: dict[Path, str]) -> None:
-    from nrc_probe.atomic import write_texts
+def _write(contents: dict[Path, bytes]) -> None:
+    from nrc_probe.atomic import write_all
 
-    printed = texts.pop(Path("-"), None)
-    write_texts(texts)
+    printed = contents.pop(Path("-"), None)
+    write_all(contents)
     if printed is not None:
-        click.echo(printed.encode(), nl=False)  # bytes: UTF-8 and \n whatever the console's own
+        click.echo(printed, nl=False)  # bytes: UTF-8 and \n whatever the console's own
 
 
 def _console() -> Any:

@@ -166,6 +166,7 @@ batch_options = _stack(
     click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is done already."),
     click.option("-q", "--quiet", is_flag=True, help="No table and no progress."),
 )
+_FILE = click.Path(path_type=Path, readable=False)
 
 output_options = _stack(
     click.option(
@@ -173,25 +174,82 @@ output_options = _stack(
         "--output",
         "outputs",
         multiple=True,
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
-        help="Also write FILE: .json or .csv by its suffix; repeatable.",
+        help="Also write FILE: .json, .csv, .html, .pdf, .svg or .png by its suffix; repeatable.",
     ),
     click.option(
         "--json",
         "json_path",
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
         help="Write the result as JSON; - for standard output.",
     ),
     click.option(
         "--csv",
         "csv_path",
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FILE",
         help="Write tidy rows as CSV; - for standard output.",
     ),
+    click.option(
+        "--html",
+        "html_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write a page that works offline; - for standard output.",
+    ),
+    click.option(
+        "--figure",
+        "figure_paths",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="Draw FILE: .pdf, .svg or .png (needs matplotlib, extra 'figures'); repeatable.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
+)
+
+
+def figure_kinds(*kinds: str) -> Callable[[Command], Command]:
+    """--kind, of these."""
+    numbers = {"layers": 2, "rank": 3, "weight-decay": 4, "epochs": 5}
+    which = ", ".join(f"{kind} ({numbers[kind]})" for kind in kinds)
+    return click.option(
+        "--kind",
+        type=click.Choice(kinds),
+        default=kinds[0],
+        help=f"Which of the paper's figures --figure draws: {which}. Default: {kinds[0]}.",
+    )
+
+
+study_options = _stack(
+    click.option(
+        "--by",
+        metavar="FIELD",
+        help="Set the same layer side by side across a recorded field: weight_decay, data.n, ...",
+    ),
+    click.option(
+        "--settled-within",
+        type=click.FloatRange(min=0, min_open=True),
+        default=0.1,
+        metavar="X",
+        help="Share of its final value within which an error counts as settled. Default: 0.1.",
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        metavar="NAME=X",
+        help="Judge by these instead of what was recorded: nrc1=0.2, nrc4_ratio=1.5; repeatable.",
+    ),
+    click.option(
+        "--parquet",
+        "parquet_path",
+        type=_FILE,
+        metavar="FILE",
+        help="Write all rows as parquet (needs pyarrow, extra 'parquet').",
+    ),
 )
 
 

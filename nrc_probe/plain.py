@@ -6,7 +6,7 @@ import re
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 160
-_STAND_INS = str.maketrans({"²": "2", "─": "-", "✓": "+", "·": "."})
+_STAND_INS = str.maketrans({"²": "2", "─": "-", "✓": "+", "·": ".", "█": "#", "▒": "o", "░": ":"})
 """Of the same width: columns stay where they are."""
 
 

@@ -14,6 +14,7 @@ from nrc_probe.last_layer_2024 import LastLayer2024
 from nrc_probe.layers import Skipped
 from nrc_probe.notebook import to_html
 from nrc_probe.plain import printable
+from nrc_probe.typed import build, restore
 
 SCHEMA = "nrc-probe/result/1"
 CONDITIONS = ("nrc1", "nrc2", "nrc3", "nrc4")
@@ -216,9 +217,7 @@ class Result:
 
         beside: more entries that stand after the result's own, and are not read back.
         """
-        body = {**self.to_dict(), **(beside or {})}
-        text = json.dumps(body, indent=indent, allow_nan=False, ensure_ascii=False)
-        return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return json_text({**self.to_dict(), **(beside or {})}, indent)
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -312,6 +311,12 @@ def conditions_met(
     return {name: holds and name not in undecided for name, holds in met.items()}
 
 
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON of plain values, with what a terminal obeys or UTF-8 cannot hold written out."""
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _plain(value: Any) -> Any:
     """JSON's types only: tuples become lists, numbers that are not finite None."""
     if isinstance(value, float):
@@ -327,43 +332,41 @@ def _from_dict(d: Mapping[str, Any]) -> Result:
     if d["schema"] != SCHEMA:
         raise ValueError(f"schema is {d['schema']!r}")
     heldout, last = d["heldout"], d["last_layer_2024"]
-    settings = {**d["settings"], "thresholds": Thresholds(**d["settings"]["thresholds"])}
+    settings = {**d["settings"], "thresholds": _thresholds(d["settings"]["thresholds"])}
     return Result(
-        checkpoint=CheckpointFacts(**d["checkpoint"]),
-        model=_build(ModelFacts, d["model"]),
-        data=_build(DataFacts, d["data"]),
-        settings=_build(Settings, settings),
-        model_mse=_number(d["model_mse"]),
-        model_r2=_number(d["model_r2"]),
-        layers=tuple(_build(LayerResult, layer) for layer in d["layers"]),
-        skipped=tuple(Skipped(**item) for item in d["skipped"]),
+        checkpoint=build(CheckpointFacts, d["checkpoint"]),
+        model=build(ModelFacts, d["model"]),
+        data=build(DataFacts, d["data"]),
+        settings=build(Settings, settings),
+        model_mse=restore(d["model_mse"], "float", "model_mse"),
+        model_r2=restore(d["model_r2"], "float", "model_r2"),
+        layers=tuple(map(_layer, d["layers"])),
+        skipped=tuple(build(Skipped, item) for item in d["skipped"]),
         heldout=_heldout(heldout) if heldout else None,
-        last_layer_2024=_build(LastLayer2024, last) if last else None,
-        warnings=tuple(d["warnings"]),
-        provenance=_build(Provenance, d["provenance"]),
+        last_layer_2024=build(LastLayer2024, last) if last else None,
+        warnings=restore(d["warnings"], "tuple[str, ...]", "warnings"),
+        provenance=build(Provenance, d["provenance"]),
     )
+
+
+def _layer(d: Mapping[str, Any]) -> LayerResult:
+    layer: LayerResult = build(LayerResult, d)
+    if set(layer.conditions) != set(CONDITIONS):
+        raise ValueError(f"conditions must be {', '.join(CONDITIONS)}")
+    return layer
+
+
+def _thresholds(d: Mapping[str, Any]) -> Thresholds:
+    if None in d.values():
+        raise ValueError("a threshold is null")
+    thresholds: Thresholds = build(Thresholds, d)
+    return thresholds
 
 
 def _heldout(d: Mapping[str, Any]) -> Heldout:
     return Heldout(
-        data=_build(DataFacts, d["data"]),
-        model_mse=_number(d["model_mse"]),
-        model_r2=_number(d["model_r2"]),
-        layers=tuple(_build(HeldoutLayer, layer) for layer in d["layers"]),
+        data=build(DataFacts, d["data"]),
+        model_mse=restore(d["model_mse"], "float", "model_mse"),
+        model_r2=restore(d["model_r2"], "float", "model_r2"),
+        layers=tuple(build(HeldoutLayer, layer) for layer in d["layers"]),
     )
-
-
-def _build(cls: Any, d: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON values: lists become tuples, null in a field of floats nan."""
-    types = {name: f.type for name, f in cls.__dataclass_fields__.items()}
-    return cls(**{key: _restore(value, types[key]) for key, value in d.items()})
-
-
-def _restore(value: Any, kind: str) -> Any:
-    if value is None and kind == "float":
-        return math.nan
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

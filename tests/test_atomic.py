@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nrc_probe.atomic import check_writable, replacing, write_text, write_texts
+from nrc_probe.atomic import check_writable, replacing, write_all, write_text
 from nrc_probe.errors import OutputError
 
 
@@ -109,14 +109,13 @@ def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
             attempt(tmp_path / "r.json")
 
 
-def test_of_several_texts_none_replaces_its_file_before_all_are_written(tmp_path: Path) -> None:
+def test_of_several_files_none_replaces_its_file_before_all_are_written(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("old")
-    unencodable = "\ud800"
-    with pytest.raises(UnicodeEncodeError):
-        write_texts({tmp_path / "a.json": "new", tmp_path / "b.csv": unencodable})
+    with pytest.raises(OutputError, match="there is no folder"):
+        write_all({tmp_path / "a.json": b"new", tmp_path / "none" / "b.csv": b"new"})
     assert (tmp_path / "a.json").read_text() == "old"
     with pytest.raises(OutputError, match="it is a device"):
-        write_texts({tmp_path / "a.json": "new", Path("/dev/full"): "new"})
+        write_all({tmp_path / "a.json": b"new", Path("/dev/full"): b"new"})
     assert (tmp_path / "a.json").read_text() == "old"
-    write_texts({tmp_path / "a.json": "new", tmp_path / "b.csv": "too"})
+    write_all({tmp_path / "a.json": b"new", tmp_path / "b.csv": b"too"})
     assert [p.read_text() for p in sorted(tmp_path.iterdir())] == ["new", "too"]

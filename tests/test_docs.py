@@ -24,8 +24,8 @@ def blocks(language):
     return found
 
 
-def readme_commands():
-    lines = [line.split("  #")[0].strip() for text in blocks("sh") for line in text.splitlines()]
+def commands_of(block):
+    lines = [line.split("  #")[0].strip() for line in block.splitlines()]
     return [line for line in lines if line.startswith("nrc-probe ")]
 
 
@@ -37,13 +37,18 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_in_the_readme_runs(command, clone):
-    done = CliRunner().invoke(cli, shlex.split(command)[1:], catch_exceptions=False)
-    assert done.exit_code == 0
-    for name in re.findall(r"-o (\S+)", command):
-        made = clone / name
-        assert "--dry-run" in command or made.is_dir() or made.stat().st_size > 100
+@pytest.mark.parametrize(
+    "commands", [*filter(None, map(commands_of, blocks("sh")))], ids=lambda c: c[-1][10:40]
+)
+def test_the_commands_of_every_block_in_the_readme_run_in_their_order(commands, clone):
+    for command in commands:
+        if "--figure" in command:
+            pytest.importorskip("matplotlib")
+        done = CliRunner().invoke(cli, shlex.split(command)[1:], catch_exceptions=False)
+        assert done.exit_code == 0
+        for name in re.findall(r"(?:-o|--json|--csv|--html|--figure) (\w\S+)", command):
+            made = clone / name
+            assert "--dry-run" in command or made.is_dir() or made.stat().st_size > 100
 
 
 @pytest.mark.usefixtures("clone")
@@ -61,11 +66,15 @@ def test_the_sample_is_what_the_command_prints(monkeypatch):
 
 
 def test_every_python_block_runs(clone):
+    for name in ("wd_0", "wd_1e-3"):
+        result = nrc_probe.analyze(f"fixtures/hopper/{name}.safetensors", limit=300)
+        (clone / f"{name}.json").write_text(result.to_json(), encoding="utf-8")
     names: dict[str, object] = {}
     for text in blocks("python"):
         exec(compile(text, "README.md", "exec"), names)
     assert names["result"].layers
     assert (clone / "ckpt.safetensors").exists()
+    assert len(names["study"].runs) == 2
 
 
 def test_the_configuration_in_the_readme_is_read(clone):

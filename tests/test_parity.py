@@ -18,7 +18,7 @@ from nrc_probe.config import read_config
 from nrc_probe.result import Settings
 
 OPTIONS = set(Options.__annotations__)
-SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "quiet"}
+SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "html_path", "figure_paths", "kind", "quiet"}
 """Where the command prints: Python has the result itself."""
 NEVER_IN_A_FILE = {
     "allow_code": "a file may not allow itself to run code",
@@ -108,7 +108,7 @@ def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
     assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[name].opts
 
 
-@pytest.mark.parametrize("command", ["analyze", "layers", "batch", "init"])
+@pytest.mark.parametrize("command", ["analyze", "layers", "batch", "init", "report"])
 def test_help_mentions_every_option_and_says_what_it_is(command: str) -> None:
     context = click.Context(cli.commands[command], info_name=command)
     text = cli.commands[command].get_help(context)
@@ -202,3 +202,43 @@ def test_a_file_s_way_of_running_arrives_like_an_option_s(tmp_path: Path) -> Non
     path.write_text('[score]\nbatch-size = 9\nthreads = 1\ndevice = "cpu"')
     running = read_running(read_config(path, trusted=False))
     assert (running.batch_size, running.threads, str(running.device)) == (9, 1, "cpu")
+
+
+# ------------------------------------------------------------------------------------------ report
+
+
+def test_report_takes_what_python_takes_under_the_same_names() -> None:
+    from nrc_probe.report.files import read_results
+    from nrc_probe.report.outputs import write_report
+    from nrc_probe.report.overview import print_study
+
+    python = {
+        name
+        for function in (read_results, write_report, print_study)
+        for name in inspect.signature(function).parameters
+    }
+    value_only = {"results", "study", "console", "path"}
+    command = set(parameters("report")) - SCRIPT_ONLY - {"parquet_path"}
+    assert command | {"kind", "paths"} == python - value_only
+
+
+def test_report_and_analyze_mean_the_same_by_an_output_option() -> None:
+    of_analyze = parameters("analyze")
+    for name in SCRIPT_ONLY - {"kind"}:
+        assert parameters("report")[name].help == of_analyze[name].help
+
+
+def test_every_kind_and_form_that_the_command_offers_exists() -> None:
+    pytest.importorskip("matplotlib")
+    from runs import a_layer, a_result
+
+    from nrc_probe.report.extras import FIGURES
+    from nrc_probe.report.outputs import View, render
+    from nrc_probe.report.study import study_of
+
+    once = a_result(a_layer("fc1"))
+    for command, results in (("analyze", [once]), ("report", [once, once])):
+        kind = parameters(command)["kind"].type
+        assert isinstance(kind, click.Choice)
+        for name in kind.choices:
+            assert render(study_of(results), FIGURES[1], View(name))

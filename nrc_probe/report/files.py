@@ -1,0 +1,123 @@
+"""Result files and folders of them -> a Study; what is broken is named, not fatal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nrc_probe.errors import ConfigError, DataError, ProbeError
+from nrc_probe.files import FILE, from_home, kind_of
+from nrc_probe.report.study import Broken, Found, Study, group_runs, natural, with_thresholds
+from nrc_probe.result import SCHEMA, Result, Thresholds
+
+_FAILED = ".failed.json"
+
+
+def read_results(
+    *paths: str | Path,
+    thresholds: Mapping[str, float] | None = None,
+) -> Study:
+    """Result files, and folders with such files at any depth, as runs in natural order.
+
+    thresholds: judge the conditions by these ("nrc1", ...) instead of by what each result recorded.
+    In folders, files that cannot be read stand in the study's `unread`, recorded failures in `failed`.
+    Raises DataError for a path that is not there, a named file that is no result, or no result at all.
+    """
+    found: dict[Path, Found] = {}
+    failed: list[Broken] = []
+    unread: list[Broken] = []
+    others = 0
+    for path, named in _listed(paths):
+        if path.name.endswith(_FAILED):
+            failed.append(_failure(path))
+            continue
+        try:
+            result = _read(path)
+        except DataError as error:
+            if named:
+                raise
+            unread.append(Broken(str(path), str(error).removeprefix(f"{path}: ")))
+            continue
+        if result is None and named:
+            raise DataError(f"{path}: expected a result of schema {SCHEMA}, got JSON about something else")
+        if result is None:
+            others += 1
+        else:
+            found.setdefault(path.resolve(), Found(_judged(result, thresholds), path))
+    if not found:
+        raise DataError(_nothing(paths, failed, unread, others))
+    return Study(group_runs(found.values()), tuple(failed), tuple(unread), others, tuple(found))
+
+
+def _listed(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """Files, and whether each was named itself."""
+    for path in map(from_home, paths):
+        kind = _kind(path)
+        if kind == "a folder":
+            inside = (file for file in path.rglob("*.json") if file.is_file())
+            yield from ((file, False) for file in sorted(inside, key=lambda file: natural(str(file))))
+        elif kind == FILE:
+            yield path, True
+        else:
+            got = kind or "no such file or folder"
+            raise DataError(f"{path}: {got}; expected results as JSON (analyze --json)")
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        return kind_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; expected results as JSON") from error
+
+
+def _read(path: Path) -> Result | None:
+    """The result in a file; None where it is JSON about something else in a folder."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"{path}: {reason or f'not JSON ({error})'}; run the analysis again") from error
+    if not isinstance(body, dict) or "schema" not in body:
+        return None
+    try:
+        return Result.from_json(text)
+    except ProbeError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _failure(path: Path) -> Broken:
+    """What a recorded failure says; a record that cannot be read says so itself."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return Broken(str(body.get("checkpoint", path)), str(body.get("reason", "no reason was recorded")))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return Broken(str(path), "the record of the failure cannot be read")
+
+
+def _judged(result: Result, thresholds: Mapping[str, float] | None) -> Result:
+    if not thresholds:
+        return result
+    for name, value in thresholds.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"threshold {name} must be a number, got {value!r}")
+        if name not in Thresholds.__dataclass_fields__:
+            known = ", ".join(Thresholds.__dataclass_fields__)
+            raise ConfigError(f"threshold '{name}' is unknown; there are: {known}")
+    return with_thresholds(result, replace(result.settings.thresholds, **thresholds))
+
+
+def _nothing(
+    paths: Sequence[str | Path],
+    failed: Sequence[Broken],
+    unread: Sequence[Broken],
+    others: int,
+) -> str:
+    counts = ((len(failed), "recorded failures"), (len(unread), "unreadable"), (others, "other JSON files"))
+    there = ", ".join(f"{count} {kind}" for count, kind in counts if count) or "no JSON file"
+    where = ", ".join(map(str, paths)) or "no path"
+    way_out = "make them with 'nrc-probe analyze --json'"
+    return f"{where}: expected results of schema {SCHEMA}, found {there} ({way_out})"
