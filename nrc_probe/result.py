@@ -57,7 +57,8 @@ class ModelFacts:
     source: str
     """"inferred", "torchvision", "factory" or "module"."""
     summary: str
-    parameters: int
+    parameters: int | None
+    """How many numbers were trained; None where the network is not known."""
     assumptions: tuple[str, ...] = ()
 
 
