@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
     from nrc_probe.assembly import Options
     from nrc_probe.errors import ProbeError
-    from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.probe import analyze, dump, list_layers
     from nrc_probe.report.files import read_results
     from nrc_probe.report.outputs import write_report
     from nrc_probe.report.overview import print_study
     from nrc_probe.report.study import Study
     from nrc_probe.report.terminal import print_layers, print_result
+    from nrc_probe.rescoring import merge, score
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
+    from nrc_probe.store.contents import info
 
     __version__: str
 
@@ -32,12 +34,16 @@ __all__ = [
     "Study",
     "Thresholds",
     "analyze",
+    "dump",
+    "info",
     "list_layers",
+    "merge",
     "print_layers",
     "print_result",
     "print_study",
     "read_results",
     "save_checkpoint",
+    "score",
     "write_report",
 ]
 
@@ -49,12 +55,16 @@ _HOMES = {
     "Study": "report.study",
     "Thresholds": "result",
     "analyze": "probe",
+    "dump": "probe",
+    "info": "store.contents",
     "list_layers": "probe",
+    "merge": "rescoring",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",
     "print_study": "report.overview",
     "read_results": "report.files",
     "save_checkpoint": "saving",
+    "score": "rescoring",
     "write_report": "report.outputs",
 }
 
