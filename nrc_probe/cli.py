@@ -14,11 +14,18 @@ import click
 from nrc_probe import __version__
 from nrc_probe.errors import OutputError, ProbeError
 from nrc_probe.options import (
+    array_options,
+    choice_options,
     data_options,
+    dump_options,
     figure_kinds,
+    file_option,
     given,
+    keep_options,
     network_options,
     output_options,
+    quiet_option,
+    rescore_options,
     running_options,
     score_options,
     study_options,
@@ -28,9 +35,11 @@ from nrc_probe.pools import keep_blas_to_one_thread
 
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
     from nrc_probe.result import Result
+    from nrc_probe.store.contents import Contents
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What click raises in place of help, since its version 8.2."""
+_FILE = click.argument("file", type=click.Path(path_type=Path, readable=False))
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path, readable=False))
 
 
@@ -69,6 +78,7 @@ def cli() -> None:
 @network_options
 @score_options
 @running_options
+@keep_options
 @figure_kinds("layers", "rank")
 @output_options
 def analyze(
@@ -95,14 +105,7 @@ def analyze(
 
     with _progress(quiet) as progress:
         result = probe.analyze(checkpoint, data, progress=progress, **given(options))
-    _spare_what_was_read(targets, _paths_read(result))
-    from nrc_probe.report.outputs import View, render_result
-
-    _write({path: render_result(result, form, View(kind)) for path, form in targets.items()})
-    if not quiet and Path("-") not in targets:
-        from nrc_probe.report.terminal import print_result
-
-        print_result(result, _console())
+    _deliver(result, targets, kind, quiet)
 
 
 @cli.command(short_help="List what would be scored in CHECKPOINT; needs no data.")
@@ -153,6 +156,82 @@ def report(
         from nrc_probe.report.overview import print_study
 
         print_study(study, _console(), by=by, settled_within=settled_within)
+
+
+@cli.command()
+@_CHECKPOINT
+@dump_options
+@data_options
+@network_options
+@score_options
+@running_options
+@quiet_option
+def dump(checkpoint: Path, data: str | None, output: Path, quiet: bool, **options: Any) -> None:
+    """Write the activations of every layer of CHECKPOINT to an HDF5 file, for `score`.
+
+    Network and data are found as by `analyze`. The file needs neither afterwards. A dump that was
+    interrupted is gone on with by --resume.
+    """
+    _set_threads(options["threads"])
+    from nrc_probe import probe
+
+    announce = None if quiet else _say
+    with _progress(quiet) as progress:
+        contents = probe.dump(
+            checkpoint, data, output=output, progress=progress, announce=announce, **given(options)
+        )
+    _show(contents, quiet)
+
+
+@cli.command()
+@_FILE
+@rescore_options
+@choice_options
+@array_options
+@figure_kinds("layers", "rank")
+@output_options
+def score(
+    file: Path,
+    outputs: tuple[Path, ...],
+    json_path: Path | None,
+    csv_path: Path | None,
+    html_path: Path | None,
+    figure_paths: tuple[Path, ...],
+    kind: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score every layer in FILE, which `dump` wrote: no network, no data set.
+
+    FILE may also hold arrays that others wrote (.h5, .npz, .safetensors, ...): name them.
+    """
+    named = {".json": json_path, ".csv": csv_path, ".html": html_path}
+    targets = _output_targets(outputs, named, figure_paths)
+    from nrc_probe import rescoring
+
+    with _progress(quiet) as progress:
+        result = rescoring.score(file, progress=progress, **given(options))
+    _deliver(result, targets, kind, quiet)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@file_option
+@quiet_option
+def merge(files: tuple[Path, ...], output: Path, quiet: bool) -> None:
+    """Add the moments in FILES, of disjoint rows of one study, exactly."""
+    from nrc_probe import rescoring
+
+    _show(rescoring.merge(files, output=output), quiet)
+
+
+@cli.command()
+@_FILE
+def info(file: Path) -> None:
+    """Say what is in FILE, a dump (finished or not) or moments."""
+    from nrc_probe.store import contents
+
+    _show(contents.info(file), quiet=False)
 
 
 def main() -> None:
@@ -210,6 +289,10 @@ def _fail(message: str, code: int) -> None:
 
 
 # ------------------------------------------------------------------------------- between the worlds
+
+
+def _say(sentence: str) -> None:
+    click.echo(printable(sentence), err=True)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -274,6 +357,25 @@ def _spare_what_was_read(targets: Iterable[Path], read: Iterable[str | Path | No
         for path in there:
             if source.exists() and path.samefile(source):
                 raise OutputError(f"cannot write '{path}': it was read (name another file)")
+
+
+def _deliver(result: Result, targets: dict[Path, str], kind: str, quiet: bool) -> None:
+    """Write the forms that were asked for, and print the report."""
+    _spare_what_was_read(targets, _paths_read(result))
+    from nrc_probe.report.outputs import View, render_result
+
+    _write({path: render_result(result, form, View(kind)) for path, form in targets.items()})
+    if not quiet and Path("-") not in targets:
+        from nrc_probe.report.terminal import print_result
+
+        print_result(result, _console())
+
+
+def _show(contents: Contents, quiet: bool) -> None:
+    if not quiet:
+        from nrc_probe.report.contents import print_contents
+
+        print_contents(contents, _console())
 
 
 def _write(contents: dict[Path, bytes]) -> None:
