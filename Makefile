@@ -25,6 +25,7 @@ slow: $(DEV)
 bench: $(DEMO)
 	$(BIN)/python tests/benchmarks/against_forward.py
 	$(BIN)/python tests/benchmarks/against_published.py
+	$(BIN)/python tests/benchmarks/dump_throughput.py
 
 fixtures: $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'
