@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -300,6 +302,17 @@ def test_every_form_holds_the_rounded_features(compression, dtype, tmp_path):
     assert score(tmp_path / "a.h5").data.n == 60
 
 
+def test_h5ls_lists_the_features(tmp_path):
+    if not shutil.which("h5ls"):
+        pytest.skip("h5ls of HDF5's own tools is not installed")
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", moments=True)
+    said = subprocess.run(
+        ["h5ls", "-r", tmp_path / "a.h5"], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"/layers/layers\.2/features +Dataset \{60/Inf, 8\}", said)
+
+
 def test_chunks_are_of_about_a_mebibyte_and_rows_lie_in_many(tmp_path):
     model = nn.Sequential(nn.Linear(512, 3))
     x = torch.randn(1500, 512)
@@ -344,10 +357,10 @@ def refused(path, *words):
 
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
-    """Checkpoint, data, and a dump of which the process was stopped after 30 of 60 rows."""
+    """Checkpoint, data, and a dump that was stopped after 50 of 60 rows, of which three chunks of 15 stay."""
     checkpoint, data = study(tmp_path)
     monkeypatch.setattr(writing, "_SECONDS_BETWEEN_COMMITS", 0.0)
-    stop_after(4, monkeypatch)
+    stop_after(5, monkeypatch)
     with pytest.raises(Stopped):
         dump(checkpoint, data, output=tmp_path / "a.h5", batch_size=10)
     monkeypatch.undo()
@@ -378,7 +391,7 @@ def test_an_unfinished_dump_is_refused_with_the_way_to_resume_it(interrupted):
     refused(path, "no such file but 'a.h5.partial'", f"nrc-probe dump CHECKPOINT -o '{path}' --resume")
     refused(partial_of(path), "not complete", f"-o '{path}' --resume")
     contents = info(path)
-    assert (contents.complete, contents.n, contents.layers[1].rows) == (False, 30, 30)
+    assert (contents.complete, contents.n, contents.layers[1].rows) == (False, 45, 45)
     assert info(partial_of(path)) == contents
 
 
@@ -528,7 +541,7 @@ def test_a_resumed_dump_runs_only_the_rows_that_are_not_there(interrupted, monke
 
     monkeypatch.setattr("nrc_probe.capture.Capture.forward", counted)
     resume(checkpoint, data, path)
-    assert rows == [10, 10, 10]
+    assert rows == [10, 10]  # rows 40 to 59: batches are those of a run that was not interrupted
     assert_same(analyze(checkpoint, data, batch_size=10), score(path))
     assert sorted(p.name for p in path.parent.glob("a.h5*")) == ["a.h5"]
 
