@@ -76,3 +76,9 @@ def study(folder: Path, n: int = 60, **arrays: np.ndarray) -> tuple[Path, Path]:
     """A checkpoint of a small MLP, 5 -> 2, and its data."""
     torch.manual_seed(0)
     return save_network(folder / "net.pth"), save_data(folder / "data.npz", n, **arrays)
+
+
+def arrays_in(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, which is closed again."""
+    with np.load(path) as archive:
+        return dict(archive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from books import assert_same, study
+from books import arrays_in, assert_same, study
 from runs import save_data, save_network, small_network
 from safetensors.torch import save_file
 
@@ -17,7 +17,7 @@ from nrc_probe.errors import ConfigError, OutputError, StoreError
 def shards(tmp_path):
     """A checkpoint, three files of rows, and one with all of them."""
     checkpoint, whole = study(tmp_path, 90)
-    arrays = dict(np.load(whole))
+    arrays = arrays_in(whole)
     names = []
     for start, stop in ((0, 20), (20, 21), (21, 90)):
         names.append(tmp_path / f"rows{start}.npz")
@@ -126,7 +126,7 @@ def doubled(module):
 
 def test_rows_standardised_by_one_file_of_statistics_are_merged(shards, tmp_path):
     checkpoint, names, whole = shards
-    arrays = np.load(whole)
+    arrays = arrays_in(whole)
     save_file(
         {
             f"{key}_{what}": torch.from_numpy(getattr(arrays[name].astype(np.float64), what)(0))
@@ -159,6 +159,6 @@ def test_a_shard_without_variation_adds_its_rows(tmp_path):
     np.savez(one, x=np.zeros((5, 5), np.float32), y=np.zeros((5, 2), np.float32))
     merge([sums(checkpoint, one), sums(checkpoint, two)], output=tmp_path / "m.h5")
     both = tmp_path / "both.npz"
-    np.savez(both, **{k: np.concatenate([np.load(one)[k], np.load(two)[k]]) for k in ("x", "y")})
+    np.savez(both, **{k: np.concatenate([arrays_in(one)[k], arrays_in(two)[k]]) for k in ("x", "y")})
     expected, scored = analyze(checkpoint, both, **ALONE), score(tmp_path / "m.h5")
     assert [x.nrc1 for x in expected.layers] == pytest.approx([x.nrc1 for x in scored.layers], abs=1e-12)

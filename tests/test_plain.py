@@ -110,6 +110,8 @@ def test_targets_that_are_not_finite_are_refused(case, tmp_path):
     arrays["y"][3, 0] = np.nan
     with pytest.raises(StoreError, match=r"a\.npz: targets are not finite \(first at row 3, position 0\)"):
         score(write(tmp_path / "a.npz", arrays), **NAMES)
+    with pytest.raises(StoreError, match="targets are not finite"):
+        score(tmp_path / "a.npz", **NAMES, max_width=1)  # where no layer is read
 
 
 def test_values_that_are_not_finite_leave_their_layer_out(case, tmp_path):

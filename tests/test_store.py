@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from books import assert_same, differences, everything_in, study, words_of
+from books import arrays_in, assert_same, differences, everything_in, study, words_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import Named, ResNet, basic, trained
@@ -118,6 +118,13 @@ def test_what_was_said_of_scoring_to_the_dump_is_still_said(tmp_path):
     dump(model, data, output=tmp_path / "a.h5", **options)
     assert_same(analyze(model, data, **options), score(tmp_path / "a.h5"))
     assert score(tmp_path / "a.h5", rank=2).settings.rank == 2
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_a_layer_may_be_too_wide_for_the_scoring_alone(moments, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", moments=moments)
+    assert_same(analyze(checkpoint, data, max_width=6), score(tmp_path / "a.h5", max_width=6))
 
 
 def study_arrays(n=60, seed=5):
@@ -268,7 +275,7 @@ def test_strange_layer_names_come_back(tmp_path):
 def test_h5py_alone_reads_the_features_that_the_layers_read(tmp_path):
     checkpoint, data = study(tmp_path)
     dump(checkpoint, data, output=tmp_path / "a.h5", rank=1)
-    arrays, model = np.load(data), small_network()
+    arrays, model = arrays_in(data), small_network()
     with h5py.File(tmp_path / "a.h5") as book, torch.no_grad():
         assert book.attrs["schema"] == "nrc-probe/activations/1"
         assert (book.attrs["complete"], book.attrs["n"], book.attrs["pooling"]) == (True, 60, "mean")
@@ -291,7 +298,7 @@ def test_every_form_holds_the_rounded_features(compression, dtype, tmp_path):
         pytest.importorskip("hdf5plugin")
     checkpoint, data = study(tmp_path)
     dump(checkpoint, data, output=tmp_path / "a.h5", dtype=dtype, compression=compression)
-    expected = torch.from_numpy(np.load(data)["x"]).to(getattr(torch, dtype)).float().numpy()
+    expected = torch.from_numpy(arrays_in(data)["x"]).to(getattr(torch, dtype)).float().numpy()
     with h5py.File(tmp_path / "a.h5") as book:
         features = book["layers/layers.0/features"]
         assert bool(features.id.get_create_plist().get_nfilters()) == (compression != "none")
@@ -637,7 +644,7 @@ def test_a_dump_is_not_resumed_with_another_checkpoint_or_other_data(interrupted
     other = save_network(checkpoint.parent / "other.pth", trained(small_network()))
     with pytest.raises(StoreError, match="cannot be resumed: the checkpoint's SHA-256 was"):
         resume(other, data, path)
-    arrays = dict(np.load(data))
+    arrays = arrays_in(data)
     np.savez(data, **{**arrays, "y": arrays["y"] + 1})
     with pytest.raises(StoreError, match="cannot be resumed: the data's SHA-256 was"):
         resume(checkpoint, data, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from books import study
+from books import arrays_in, study
 from test_cli import Run
 from test_cli import run as run  # a fixture
 
@@ -70,7 +70,7 @@ def test_quiet_commands_say_nothing(run: Callable[..., Run]) -> None:
 
 
 def test_moments_are_merged(run: Callable[..., Run]) -> None:
-    arrays = np.load("data.npz")
+    arrays = arrays_in("data.npz")
     for name, rows in (("one", slice(0, 20)), ("two", slice(20, 60))):
         np.savez(f"{name}.npz", x=arrays["x"][rows], y=arrays["y"][rows])
         dump("net.pth", f"{name}.npz", output=f"{name}.h5", moments_only=True)
@@ -92,7 +92,7 @@ def test_analyze_keeps_activations_and_sums(run: Callable[..., Run], folder: Pat
 
 
 def test_arrays_of_others_are_named(run: Callable[..., Run], folder: Path) -> None:
-    arrays = np.load("data.npz")
+    arrays = arrays_in("data.npz")
     np.savez(folder / "h.npz", h1=arrays["x"], w1=np.eye(5), y=arrays["y"], p=arrays["y"] * 0.9)
     names = ("--features", "h*", "--targets", "y", "--predictions", "p", "--weights", "h1=w1")
     layers = json.loads(run("score", "h.npz", *names, "--json", "-").out)["layers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_pass(
     """
     with readable(store.path):
         if store.has_moments:
-            return load_pass(store.book, [layer.name for layer in layers])
+            return _load_sums(store, layers, settings)
         tick = ticker(store.n + sum(layer.rows for layer in layers), advance)
         return _sum_rows(store, layers, settings, tick)
 
@@ -220,6 +220,18 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------ the rows
 
 
+def _load_sums(store: Store, layers: Sequence[StoredLayer], settings: Settings) -> Pass:
+    wide = {layer.name: reason for layer in layers if (reason := _too_wide(layer, settings))}
+    watched = load_pass(store.book, [layer.name for layer in layers if layer.name not in wide])
+    return replace(watched, skipped={**watched.skipped, **wide})
+
+
+def _too_wide(layer: StoredLayer, settings: Settings) -> str | None:
+    if layer.width is None or layer.width <= settings.max_width:
+        return None
+    return f"wider than --max-width ({layer.width} > {settings.max_width})"
+
+
 def _sum_rows(store: Store, layers: Sequence[StoredLayer], settings: Settings, tick: Tick) -> Pass:
     skipped = dict(read_text(store.book, "outcome")["skipped"]) if "outcome" in store.book else {}
     moments: dict[str, Moments] = {}
@@ -238,8 +250,8 @@ def _sum_rows(store: Store, layers: Sequence[StoredLayer], settings: Settings, t
 def _layer_moments(store: Store, layer: StoredLayer, settings: Settings, tick: Tick) -> Moments | str:
     if layer.width is None:
         return "the file holds no features of it"
-    if layer.width > settings.max_width:
-        return f"wider than --max-width ({layer.width} > {settings.max_width})"
+    if reason := _too_wide(layer, settings):
+        return reason
     owner = layer.group if "targets" in layer.group else store.book
     features, targets = _blocks(layer.group, "features"), _blocks(owner, "targets")
     rows = _batch_rows(store, layer.rows)
