@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import re
 import shutil
@@ -18,15 +20,18 @@ from books import arrays_in, assert_same, differences, everything_in, study, wor
 from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import Named, ResNet, basic, trained
+from rich.console import Console
 from runs import save_network, small_network
 from torch import nn
 
 import nrc_probe
 from nrc_probe import analyze, dump, info, score
 from nrc_probe.errors import ConfigError, LayerError, OutputError, ProbeError, StoreError
+from nrc_probe.report.contents import print_contents
+from nrc_probe.report.terminal import print_result
 from nrc_probe.store import writing
 from nrc_probe.store.committed import journal_of
-from nrc_probe.store.layout import layer_name, link_name
+from nrc_probe.store.layout import layer_name, link_name, read_text, write_text
 from nrc_probe.store.writing import partial_of
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
@@ -454,6 +459,54 @@ def test_no_changed_byte_changes_a_number(form, tmp_path):
         else:  # what was hit counts for nothing
             found = differences(whole, scored)
             assert max(found.values()) <= 1e-9, (place, max(found, key=found.get))
+    assert refusals > 60
+
+
+WRONG = [None, -1, True, "\x1b[2Jx", [], [None], {}, {"a": 1}, 10**400, 0.5, "x" * 100_000]
+
+
+def leaves(value, place=()):
+    """The places of all that is in a JSON value."""
+    yield place
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[key], (*place, key))
+
+
+def with_value(document, place, value):
+    copied = json.loads(json.dumps(document))
+    if not place:
+        return value
+    inner = copied
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return copied
+
+
+def test_facts_of_another_kind_are_refused_or_do_no_harm(tmp_path):
+    checkpoint, data = study(tmp_path)
+    path = tmp_path / "m.h5"
+    dump(checkpoint, data, output=path, moments_only=True, exclude=["layers.2"])
+    rng, refusals = np.random.default_rng(0), 0
+    for name in ("facts", "outcome"):
+        with h5py.File(path) as book:
+            document = read_text(book, name)
+        for place in leaves(document):
+            for value in [WRONG[k] for k in rng.choice(len(WRONG), 3, replace=False)]:
+                with h5py.File(path, "r+") as book:
+                    write_text(book, name, with_value(document, place, value))
+                try:
+                    result = score(path)
+                    console = Console(file=io.StringIO(), width=80)
+                    print_result(result, console)
+                    print_contents(info(path), console)
+                    json.loads(result.to_json())
+                    assert "\x1b[2J" not in console.file.getvalue()
+                except ProbeError:
+                    refusals += 1
+        with h5py.File(path, "r+") as book:
+            write_text(book, name, document)
     assert refusals > 60
 
 

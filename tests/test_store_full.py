@@ -44,7 +44,7 @@ def assert_refused(code: int, text: str, output: Path, reason: str) -> None:
     assert not output.exists()
 
 
-@pytest.mark.parametrize("kib", [3, 100, 500])
+@pytest.mark.parametrize("kib", [3, 500])
 def test_a_limit_on_the_size_of_files_is_one_error_and_the_dump_is_resumed_without_it(kib, tmp_path):
     checkpoint, data = study(tmp_path, 12_000)
     output = tmp_path / "a.h5"
@@ -62,10 +62,9 @@ def test_a_limit_on_the_size_of_files_is_one_error_and_the_dump_is_resumed_witho
 
 def test_moments_that_find_no_room_are_one_error_and_leave_nothing(tmp_path):
     checkpoint, data = study(tmp_path)
-    for kib in (1, 10):
-        code, text = run(checkpoint, data, tmp_path / "m.h5", "--moments-only", limit=kib * 1024)
-        assert_refused(code, text, tmp_path / "m.h5", "File too large")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "net.pth"]
+    code, text = run(checkpoint, data, tmp_path / "m.h5", "--moments-only", limit=10 * 1024)
+    assert_refused(code, text, tmp_path / "m.h5", "File too large")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "net.pth"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrc_probe.store.committed import CommittedView
-from nrc_probe.store.layout import link_name, read_text, readable
+from nrc_probe.store.layout import link_name, read_text, readable, texts
 from nrc_probe.store.reading import Store, StoredLayer, open_store, read_book
 from nrc_probe.store.story import Story
 from nrc_probe.store.writing import partial_of
@@ -119,4 +119,4 @@ def _layer(store: Store, layer: StoredLayer) -> LayerContents:
 
 def _skipped(book: Any) -> dict[str, str]:
     name = next((name for name in ("outcome", "unfinished") if name in book), None)
-    return dict(read_text(book, name)["skipped"]) if name else {}
+    return texts(read_text(book, name)["skipped"], "skipped") if name else {}

@@ -126,6 +126,13 @@ def read_text(group: Any, name: str) -> Any:
         raise StoreError(f"'{name}' is damaged: no JSON") from error
 
 
+def texts(value: Any, name: str) -> dict[str, str]:
+    """A mapping of texts. Raises TypeError where `value` is none."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise TypeError(f"{name} must map names to texts")
+    return value
+
+
 def write_array(group: Any, name: str, value: Any) -> None:
     """A small array, as one piece, with its check sum."""
     array = np.asarray(value)

@@ -17,11 +17,11 @@ from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import Moments
 from nrc_probe.result import Settings
-from nrc_probe.store.layout import SCHEMA, layer_name, read_array, read_text, readable, word_sum
+from nrc_probe.store.layout import SCHEMA, layer_name, read_array, readable, word_sum
 from nrc_probe.store.story import Story
 from nrc_probe.store.stream import checks_name
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
-from nrc_probe.store.sums import load_pass
+from nrc_probe.store.sums import load_outcome, load_pass
 from nrc_probe.store.tell import told
 from nrc_probe.store.writing import partial_of
 
@@ -233,7 +233,7 @@ def _too_wide(layer: StoredLayer, settings: Settings) -> str | None:
 
 
 def _sum_rows(store: Store, layers: Sequence[StoredLayer], settings: Settings, tick: Tick) -> Pass:
-    skipped = dict(read_text(store.book, "outcome")["skipped"]) if "outcome" in store.book else {}
+    skipped, _ = load_outcome(store.book)
     moments: dict[str, Moments] = {}
     for layer in layers:
         found = _layer_moments(store, layer, settings, tick)

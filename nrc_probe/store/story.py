@@ -9,6 +9,8 @@ from typing import Any
 from nrc_probe.layers import Skipped
 from nrc_probe.result import CheckpointFacts, ModelFacts, Settings, Thresholds
 from nrc_probe.scoring import DataSource, Facts
+from nrc_probe.store.layout import texts
+from nrc_probe.typed import build, restore
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,20 @@ class Story:
         facts, settings = d["facts"], d["settings"]
         return cls(
             facts=Facts(
-                checkpoint=CheckpointFacts(**facts["checkpoint"]),
-                model=_build(ModelFacts, facts["model"]),
-                data=_build(DataSource, facts["data"]),
-                heldout=_build(DataSource, facts["heldout"]) if facts["heldout"] else None,
-                left_out=tuple(Skipped(**item) for item in facts["left_out"]),
-                order=tuple(facts["order"]),
+                checkpoint=build(CheckpointFacts, facts["checkpoint"]),
+                model=build(ModelFacts, facts["model"]),
+                data=build(DataSource, facts["data"]),
+                heldout=build(DataSource, facts["heldout"]) if facts["heldout"] else None,
+                left_out=tuple(build(Skipped, item) for item in facts["left_out"]),
+                order=restore(facts["order"], "tuple[str, ...]", "order"),
             ),
-            settings=_build(Settings, {**settings, "thresholds": Thresholds(**settings["thresholds"])}),
-            types=dict(d["types"]),
-            form=Form(**d["form"]) if d["form"] else None,
-            config=d["config"],
-            run=Run(**d["run"]) if d["run"] else None,
-            preparation=d["preparation"],
-            shards=tuple(d["shards"]),
+            settings=build(Settings, {**settings, "thresholds": build(Thresholds, settings["thresholds"])}),
+            types=texts(d["types"], "types"),
+            form=build(Form, d["form"]) if d["form"] else None,
+            config=restore(d["config"], "str | None", "config"),
+            run=build(Run, d["run"]) if d["run"] else None,
+            preparation=restore(d["preparation"], "str | None", "preparation"),
+            shards=restore(d["shards"], "tuple[str, ...]", "shards"),
         )
 
     def fingerprints(self) -> dict[str, str | None]:
@@ -107,7 +109,3 @@ def _told(story: Story) -> Iterator[tuple[str, object]]:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _build(cls: Any, d: Mapping[str, Any]) -> Any:
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in d.items()})

@@ -10,7 +10,8 @@ import torch
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import Moments
-from nrc_probe.store.layout import link_name, read_array, read_text, write_array, write_text
+from nrc_probe.store.layout import link_name, read_array, read_text, texts, write_array, write_text
+from nrc_probe.typed import restore
 
 _SUMS = ("mean_h", "mean_y", "scatter_hh", "scatter_hy", "scatter_yy")
 
@@ -28,15 +29,23 @@ def save_outcome(group: Any, skipped: Mapping[str, str], fault: str | None) -> N
     write_text(group, "outcome", {"skipped": dict(sorted(skipped.items())), "fault": fault})
 
 
+def load_outcome(group: Any) -> tuple[dict[str, str], str | None]:
+    """What `save_outcome` wrote; nothing skipped where others wrote the file."""
+    if "outcome" not in group:
+        return {}, None
+    outcome = read_text(group, "outcome")
+    return texts(outcome["skipped"], "skipped"), restore(outcome["fault"], "str | None", "fault")
+
+
 def load_pass(group: Any, layers: Iterable[str]) -> Pass:
     """What `save_pass` wrote, of these layers, in their order. Raises StoreError where it is damaged."""
-    outcome = read_text(group, "outcome")
+    skipped, fault = load_outcome(group)
     moments = {
         name: _load_moments(group[f"moments/{link_name(name)}"])
         for name in layers
         if f"moments/{link_name(name)}" in group
     }
-    return Pass(moments, outcome["skipped"], _load_moments(group["residuals"]), outcome["fault"])
+    return Pass(moments, skipped, _load_moments(group["residuals"]), fault)
 
 
 def _save_moments(group: Any, moments: Moments) -> None:
