@@ -546,6 +546,7 @@ def test_a_link_to_a_group_in_another_file_is_not_followed(tmp_path):
         ("targets", np.full((60, 2), np.inf), "targets are not finite (first at row 0, position 0)"),
         ("targets", np.zeros((60, 2, 2)), "'/targets': expected numbers (n, d)"),
         ("targets", np.zeros((0, 2)), "there are no rows in it"),
+        ("n", 61, "it says that it has 61 rows, but it has 60: damaged"),
         ("layers/0/features", np.zeros((59, 5)), "layer '0': features have 59 rows, its targets (60, 2)"),
         (
             "layers/0/features",
@@ -561,9 +562,11 @@ def test_values_of_others_that_mean_nothing_are_refused(place, value, words, tmp
         book.attrs["schema"], book.attrs["complete"] = "nrc-probe/activations/1", True
         arrays = {"targets": y, "layers/0/features": x, "layers/0/weight": np.ones((8, 5)), place: value}
         for name, array in arrays.items():
-            if not (place == "layers" and name.startswith("layers/")):
+            if name == "n":
+                book.attrs["n"] = value
+            elif not (place == "layers" and name.startswith("layers/")):
                 book[name] = array
-    refused(tmp_path / "a.h5", *([words] if value.size else ["a.h5"]))
+    refused(tmp_path / "a.h5", words if np.size(value) else "a.h5")
 
 
 def test_values_that_mean_nothing_in_features_leave_their_layer_out(tmp_path):
@@ -731,6 +734,13 @@ def test_resuming_a_whole_dump_runs_nothing_and_other_dumps_are_spared(tmp_path,
         StoreError, match="a whole dump of something else: dtype was float32, now it is float16"
     ):
         resume(checkpoint, data, tmp_path / "a.h5", dtype="float16")
+
+
+def test_moments_are_no_dump_to_be_resumed(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with pytest.raises(StoreError, match=r"m\.h5: a whole dump of something else: "):
+        resume(checkpoint, data, tmp_path / "m.h5")
 
 
 def test_a_whole_dump_that_lacks_but_its_name_gets_it(tmp_path, monkeypatch):

@@ -93,6 +93,8 @@ def open_store(path: Path) -> Iterator[Store]:
             store = read_book(path, book)
             if not book.attrs.get("complete", False):
                 raise StoreError(f"the dump is not complete; {_way_to_resume(path)}")
+            if int(book.attrs.get("n", store.n)) != store.n:
+                raise StoreError(f"it says that it has {book.attrs['n']} rows, but it has {store.n}: damaged")
             if not store.n:
                 raise StoreError("there are no rows in it")
         yield store

@@ -88,9 +88,10 @@ def difference(old: Story, new: Story) -> str | None:
 
     Where files lie does not matter.
     """
-    for (name, before), (_, now) in zip(_told(old), _told(new), strict=True):
-        if before != now:
-            return f"{name} was {_short(before)}, now it is {_short(now)}"
+    before, now = dict(_told(old)), dict(_told(new))
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            return f"{name} was {_short(before.get(name))}, now it is {_short(now.get(name))}"
     return None
 
 
