@@ -314,6 +314,30 @@ def test_every_form_holds_the_rounded_features(compression, dtype, tmp_path):
     assert score(tmp_path / "a.h5").data.n == 60
 
 
+READ_BLOSC = """
+import sys
+import nrc_probe
+sys.modules["hdf5plugin"] = None
+try:
+    nrc_probe.score(sys.argv[1])
+except nrc_probe.ProbeError as error:
+    print(error)
+del sys.modules["hdf5plugin"]
+print(nrc_probe.score(sys.argv[1]).data.n)
+"""
+
+
+def test_another_process_reads_blosc_or_names_the_extra_that_it_lacks(tmp_path):
+    pytest.importorskip("hdf5plugin")
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", compression="blosc")
+    command = [sys.executable, "-c", READ_BLOSC, tmp_path / "a.h5"]
+    told, n = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told.startswith(f"{tmp_path / 'a.h5'}: '/targets' is compressed in a way that is not known here")
+    assert told.endswith("pip install 'nrc-probe[compression]'")
+    assert n == "60"
+
+
 def test_h5ls_lists_the_features(tmp_path):
     if not shutil.which("h5ls"):
         pytest.skip("h5ls of HDF5's own tools is not installed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -87,6 +87,22 @@ def chunk_rows(width: int, dtype: str, n: int | None) -> int:
     """Rows of a chunk of about 1 MiB, no more than there are."""
     rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row_bytes(width, dtype))))
     return rows if n is None else max(1, min(rows, n))
+
+
+def load_filters(dataset: Any) -> None:
+    """Have HDF5 know the filters that a data set went through. Raises StoreError where one is not here."""
+    import h5py
+
+    plist = dataset.id.get_create_plist()
+    for code in (plist.get_filter(k)[0] for k in range(plist.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            with suppress(ImportError):
+                import hdf5plugin  # noqa: F401  # importing it makes its filters known
+        if not h5py.h5z.filter_avail(code):
+            raise StoreError(
+                f"'{dataset.name}' is compressed in a way that is not known here (HDF5 filter {code}): "
+                "pip install 'nrc-probe[compression]'"
+            )
 
 
 def compression_options(compression: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import Moments
 from nrc_probe.result import Settings
-from nrc_probe.store.layout import SCHEMA, layer_name, read_array, readable, word_sum
+from nrc_probe.store.layout import SCHEMA, layer_name, load_filters, read_array, readable, word_sum
 from nrc_probe.store.story import Story
 from nrc_probe.store.stream import checks_name
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
@@ -216,6 +216,7 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
         raise StoreError(f"'{dataset.name}': expected numbers (n, d), got {dataset.dtype} {dataset.shape}")
     if dataset.is_virtual or dataset.external:
         raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    load_filters(dataset)
     return int(dataset.shape[0]), int(dataset.shape[1])
 
 
