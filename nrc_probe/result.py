@@ -61,6 +61,11 @@ class ModelFacts:
     """How many numbers were trained; None where the network is not known."""
     assumptions: tuple[str, ...] = ()
 
+    @property
+    def origin(self) -> str:
+        """How large it is, where that is known, and where it came from."""
+        return self.source if self.parameters is None else f"{self.parameters:,} parameters, {self.source}"
+
 
 @dataclass(frozen=True)
 class DataFacts:

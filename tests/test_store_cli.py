@@ -98,6 +98,25 @@ def test_arrays_of_others_are_named(run: Callable[..., Run], folder: Path) -> No
     layers = json.loads(run("score", "h.npz", *names, "--json", "-").out)["layers"]
     assert [layer["name"] for layer in layers] == ["h1"]
     assert layers[0]["nrc3"] is not None
+    bare = (
+        "--features",
+        "h*",
+        "--targets",
+        "y",
+        "--html",
+        "p.html",
+        "-o",
+        "f.svg",
+        "-o",
+        "r.json",
+        "-o",
+        "r.csv",
+    )
+    done = run("score", "h.npz", *bare)
+    assert done.code == 0, done.err
+    assert "layers of h.npz (activations)" in done.out
+    assert all((folder / name).stat().st_size for name in ("p.html", "f.svg", "r.json", "r.csv"))
+    assert run("report", "r.json", "--html", "s.html").code == 0
     run("score", "h.npz").fails(1, "h.npz: which array holds the targets? It has h1 (60, 5)", "--targets")
     run("score", "h.npz", "--weights", "h1").misused("--weights 'h1': expected NAME=X")
 

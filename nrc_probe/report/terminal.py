@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nrc_probe.report.grid import Page, name_lines, ratio, score_lines, share
 from nrc_probe.report.reading import reading
-from nrc_probe.result import DataFacts, LayerFacts, Layers, ModelFacts, Result
+from nrc_probe.result import DataFacts, LayerFacts, Layers, Result
 
 _NAMES_SHOWN = 6
 """A note shared by more layers than this names the first few."""
@@ -96,7 +96,7 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
         yield "training", _training(result)
     if result.provenance.config is not None:
         yield "config", result.provenance.config
-    yield "network", f"{model.summary} ({_parameters(model)}{model.source})"
+    yield "network", f"{model.summary} ({model.origin})"
     yield "data", _data(result.data)
     yield "error", _error(result.model_mse, result.model_r2)
     if result.heldout:
@@ -104,10 +104,6 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
         yield "held out", _data(held.data)
         yield "error", _error(held.model_mse, held.model_r2)
     yield "signal", _signal(result)
-
-
-def _parameters(model: ModelFacts) -> str:
-    return "" if model.parameters is None else f"{model.parameters:,} parameters, "
 
 
 def _training(result: Result) -> str:
