@@ -26,6 +26,7 @@ bench: $(DEMO)
 	$(BIN)/python tests/benchmarks/against_forward.py
 	$(BIN)/python tests/benchmarks/against_published.py
 	$(BIN)/python tests/benchmarks/batch.py
+	$(BIN)/python tests/benchmarks/dump_throughput.py
 
 fixtures: $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'

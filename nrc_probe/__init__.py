@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from nrc_probe.assembly import Options
     from nrc_probe.drafting import Draft, init
     from nrc_probe.errors import ProbeError
-    from nrc_probe.probe import analyze, list_layers
+    from nrc_probe.probe import analyze, dump, list_layers
     from nrc_probe.report.files import read_results
     from nrc_probe.report.outputs import write_report
     from nrc_probe.report.overview import print_study
     from nrc_probe.report.study import Study
     from nrc_probe.report.terminal import print_layers, print_result
+    from nrc_probe.rescoring import merge, score
     from nrc_probe.result import LayerResult, Result, Thresholds
     from nrc_probe.saving import save_checkpoint
+    from nrc_probe.store.contents import info
     from nrc_probe.sweep.outcome import Outcome, Sweep
     from nrc_probe.sweep.sweep import batch
 
@@ -39,13 +41,17 @@ __all__ = [
     "Thresholds",
     "analyze",
     "batch",
+    "dump",
+    "info",
     "init",
     "list_layers",
+    "merge",
     "print_layers",
     "print_result",
     "print_study",
     "read_results",
     "save_checkpoint",
+    "score",
     "write_report",
 ]
 
@@ -61,13 +67,17 @@ _HOMES = {
     "Thresholds": "result",
     "analyze": "probe",
     "batch": "sweep.sweep",
+    "dump": "probe",
+    "info": "store.contents",
     "init": "drafting",
     "list_layers": "probe",
+    "merge": "rescoring",
     "print_layers": "report.terminal",
     "print_result": "report.terminal",
     "print_study": "report.overview",
     "read_results": "report.files",
     "save_checkpoint": "saving",
+    "score": "rescoring",
     "write_report": "report.outputs",
 }
 

@@ -39,7 +39,9 @@ class Capture:
         *,
         pooling: str,
         max_width: int,
+        first_row: int = 0,
     ) -> None:
+        """`first_row`: how messages number the first row."""
         self.order: list[str] = []
         """Names of the layers that ran, in the order in which they first ran."""
         self.skipped: dict[str, str] = {}
@@ -51,7 +53,7 @@ class Capture:
         self._widths: dict[str, int] = {}
         self._targets = torch.empty(0, 0)
         self._mask: Tensor | None = None
-        self._row = 0
+        self._first_row = self._row = first_row
         self._failure: Exception | None = None
 
     @contextmanager
@@ -98,11 +100,13 @@ class Capture:
     def finish(self) -> None:
         """After the last batch: give the layers that did not run in every batch their reason."""
         for layer in self._layers:
-            rows = self._rows[layer.name]
+            rows = self._first_row + self._rows[layer.name]
             if layer.name in self.skipped or rows == self._row:
                 continue
             self.skipped[layer.name] = (
-                f"ran for {rows} of {self._row} rows only" if rows else "never ran in the forward pass"
+                f"ran for {rows} of {self._row} rows only"
+                if self._rows[layer.name]
+                else "never ran in the forward pass"
             )
 
     def _hook(self, layer: Layer) -> Callable[..., None]:

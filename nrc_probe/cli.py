@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nrc_probe import __version__
-from nrc_probe.errors import OutputError, ProbeError
+from nrc_probe.errors import ProbeError
 from nrc_probe.options import (
+    array_options,
     batch_options,
+    choice_options,
     data_options,
+    dump_options,
     figure_kinds,
+    file_option,
     given,
-    layer_options,
+    keep_options,
     network_options,
     output_options,
+    quiet_option,
+    rescore_options,
     running_options,
     score_options,
     study_options,
 )
 from nrc_probe.plain import printable, readable
 from nrc_probe.pools import keep_blas_to_one_thread
+from nrc_probe.targets import output_targets, paths_read, spare_what_was_read, write_targets
 
 if TYPE_CHECKING:  # torch and rich are imported inside commands: --help must answer at once
     from nrc_probe.result import Result
+    from nrc_probe.store.contents import Contents
 
+_FILE = click.argument("file", type=click.Path(path_type=Path, readable=False))
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What click raises in place of help, since its version 8.2."""
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path, readable=False))
@@ -69,10 +78,11 @@ def cli() -> None:
 @_CHECKPOINT
 @data_options
 @network_options
-@layer_options
+@choice_options
 @score_options
 @running_options
 @figure_kinds("layers", "rank")
+@keep_options
 @output_options
 def analyze(
     checkpoint: Path,
@@ -92,32 +102,102 @@ def analyze(
     the checkpoint's metadata; a plain MLP or ResNet is inferred from its tensors.
     """
     named = {".json": json_path, ".csv": csv_path, ".html": html_path}
-    targets = _output_targets(outputs, named, figure_paths)
+    targets = output_targets(outputs, named, figure_paths)
     _set_threads(options["threads"])
     from nrc_probe import probe
 
     with _progress(quiet) as progress:
         result = probe.analyze(checkpoint, data, progress=progress, **given(options))
-    _spare_what_was_read(targets, _paths_read(result))
-    from nrc_probe.report.outputs import View, render_result
-
-    _write({path: render_result(result, form, View(kind)) for path, form in targets.items()})
-    if not quiet and Path("-") not in targets:
-        from nrc_probe.report.terminal import print_result
-
-        print_result(result, _console())
+    _deliver(result, targets, quiet, kind)
 
 
 @cli.command(short_help="List what would be scored in CHECKPOINT; needs no data.")
 @_CHECKPOINT
 @network_options
-@layer_options
+@choice_options
 def layers(checkpoint: Path, **options: Any) -> None:
     """List what would be scored in CHECKPOINT: names, types, shapes, weight ranks."""
     from nrc_probe import probe
     from nrc_probe.report.terminal import print_layers
 
     print_layers(probe.list_layers(checkpoint, **given(options)), _console())
+
+
+@cli.command()
+@_CHECKPOINT
+@dump_options
+@data_options
+@network_options
+@choice_options
+@score_options
+@running_options
+@quiet_option
+def dump(checkpoint: Path, data: str | None, output: Path, quiet: bool, **options: Any) -> None:
+    """Write the activations of every layer of CHECKPOINT to an HDF5 file, for `score`.
+
+    Network and data are found as by `analyze`. The file needs neither afterwards. A dump that was
+    interrupted is gone on with by --resume.
+    """
+    _set_threads(options["threads"])
+    from nrc_probe import probe
+
+    announce = None if quiet else _say
+    with _progress(quiet) as progress:
+        contents = probe.dump(
+            checkpoint, data, output=output, progress=progress, announce=announce, **given(options)
+        )
+    _show(contents, quiet)
+
+
+@cli.command()
+@_FILE
+@rescore_options
+@choice_options
+@array_options
+@figure_kinds("layers", "rank")
+@output_options
+def score(
+    file: Path,
+    outputs: tuple[Path, ...],
+    json_path: Path | None,
+    csv_path: Path | None,
+    html_path: Path | None,
+    figure_paths: tuple[Path, ...],
+    kind: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score every layer in FILE, which `dump` wrote: no network, no data set.
+
+    FILE may also hold arrays that others wrote (.h5, .npz, .safetensors, ...): name them.
+    """
+    named = {".json": json_path, ".csv": csv_path, ".html": html_path}
+    targets = output_targets(outputs, named, figure_paths)
+    from nrc_probe import rescoring
+
+    with _progress(quiet) as progress:
+        result = rescoring.score(file, progress=progress, **given(options))
+    _deliver(result, targets, quiet, kind)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@file_option
+@quiet_option
+def merge(files: tuple[Path, ...], output: Path, quiet: bool) -> None:
+    """Add the moments in FILES, of disjoint rows of one study, exactly."""
+    from nrc_probe import rescoring
+
+    _show(rescoring.merge(files, output=output), quiet)
+
+
+@cli.command()
+@_FILE
+def info(file: Path) -> None:
+    """Say what is in FILE, a dump (finished or not) or moments."""
+    from nrc_probe.store import contents
+
+    _show(contents.info(file), quiet=False)
 
 
 @cli.command(short_help="Score every checkpoint below FOLDER; goes on where it stopped.")
@@ -185,14 +265,14 @@ def report(
     by side with --by.
     """
     named = {".json": json_path, ".csv": csv_path, ".parquet": parquet_path, ".html": html_path}
-    targets = _output_targets(outputs, named, figure_paths, tables=(".parquet",))
+    targets = output_targets(outputs, named, figure_paths, tables=(".parquet",))
     from nrc_probe.report.files import read_results
     from nrc_probe.report.outputs import View, render
 
     study = read_results(*paths, **given({"thresholds": thresholds}))
-    _spare_what_was_read(targets, study.sources)
+    spare_what_was_read(targets, study.sources)
     view = View(kind, by or "weight_decay", settled_within)
-    _write({path: render(study, form, view) for path, form in targets.items()})
+    write_targets({path: render(study, form, view) for path, form in targets.items()})
     if not quiet and Path("-") not in targets:
         from nrc_probe.report.overview import print_study
 
@@ -257,6 +337,10 @@ def _fail(message: str, code: int) -> None:
 # ------------------------------------------------------------------------------- between the worlds
 
 
+def _say(sentence: str) -> None:
+    click.echo(printable(sentence), err=True)
+
+
 def _set_threads(threads: int | None) -> None:
     """Bound the BLAS pools too: they read these once, when numpy is first imported."""
     if threads is not None and threads > 0:
@@ -264,70 +348,23 @@ def _set_threads(threads: int | None) -> None:
             os.environ.setdefault(name, str(threads))
 
 
-def _output_targets(
-    outputs: tuple[Path, ...],
-    named: Mapping[str, Path | None],
-    figures: tuple[Path, ...],
-    tables: tuple[str, ...] = (),
-) -> dict[Path, str]:
-    """The form in which each file is written, checked before any work is done."""
-    from nrc_probe.atomic import check_writable
-    from nrc_probe.report.extras import FIGURES, check_extra
+def _deliver(result: Result, targets: Mapping[Path, str], quiet: bool, kind: str) -> None:
+    """Write the forms that were asked for, and print the report."""
+    spare_what_was_read(targets, paths_read(result))
+    from nrc_probe.report.outputs import View, render_result
 
-    asked = [(path, form) for form, path in named.items() if path]
-    asked += [(path, _form(path, FIGURES)) for path in figures]
-    asked += [(path, _form(path, (".json", ".csv", *tables, ".html", *FIGURES))) for path in outputs]
-    targets: dict[Path, str] = {}
-    for path, form in asked:
-        if path in targets:
-            raise click.BadParameter(f"'{path}': named twice, each output needs its own file")
-        check_extra(form)
-        targets[path] = form
-        if path != Path("-"):
-            check_writable(path)
-            _spare_other_files(path, form)
-    return targets
+    write_targets({path: render_result(result, form, View(kind)) for path, form in targets.items()})
+    if not quiet and Path("-") not in targets:
+        from nrc_probe.report.terminal import print_result
+
+        print_result(result, _console())
 
 
-def _form(path: Path, forms: tuple[str, ...]) -> str:
-    if path.suffix not in forms:
-        raise click.BadParameter(f"'{path}': expected a name that ends in {' or '.join(forms)}")
-    return path.suffix
+def _show(contents: Contents, quiet: bool) -> None:
+    if not quiet:
+        from nrc_probe.report.contents import print_contents
 
-
-def _spare_other_files(path: Path, form: str) -> None:
-    """Raise OutputError where an output would replace a file of another kind, an input perhaps."""
-    if path.is_file() and path.suffix != form:
-        raise OutputError(
-            f"cannot write '{path}': it exists and is no {form} file (name another, or remove it)"
-        )
-
-
-def _paths_read(result: Result) -> list[str | None]:
-    """The checkpoint and its data."""
-    return [
-        result.checkpoint.path,
-        result.data.path,
-        result.heldout.data.path if result.heldout else None,
-    ]
-
-
-def _spare_what_was_read(targets: Iterable[Path], read: Iterable[str | Path | None]) -> None:
-    """Raise OutputError where an output would take the place of what was read."""
-    there = [path for path in targets if path.exists()]
-    for source in [Path(name) for name in read if name]:
-        for path in there:
-            if source.exists() and path.samefile(source):
-                raise OutputError(f"cannot write '{path}': it was read (name another file)")
-
-
-def _write(contents: dict[Path, bytes]) -> None:
-    from nrc_probe.atomic import write_all
-
-    printed = contents.pop(Path("-"), None)
-    write_all(contents)
-    if printed is not None:
-        click.echo(printed, nl=False)  # bytes: UTF-8 and \n whatever the console's own
+        print_contents(contents, _console())
 
 
 def _console() -> Any:

@@ -7,6 +7,7 @@
     |- ConfigError             nrc-probe.toml or an option: unknown key, wrong type, two that disagree
     |- LayerError              a layer pattern that matches nothing, a layer that cannot be scored
     |- RankError               a signal dimension outside 1 <= rank <= width
+    |- StoreError              saved activations or moments: incomplete, damaged, of another kind
     |- CodeRefusedError        running code was asked for by a file, not by the user
     `- OutputError             a result that cannot be written
 
@@ -42,6 +43,10 @@ class LayerError(ProbeError):
 
 class RankError(ProbeError):
     """A signal dimension that no subspace of the layer can have."""
+
+
+class StoreError(ProbeError):
+    """Saved activations or moments that cannot be read, resumed or merged."""
 
 
 class CodeRefusedError(ProbeError):

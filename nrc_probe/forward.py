@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from nrc_probe.errors import DataError
 from nrc_probe.layers import Layer
 from nrc_probe.metrics import targets_vary
 from nrc_probe.moments import EXACT, FAST, MomentAccumulator, Moments
-from nrc_probe.products import lanes_beside_torch
+from nrc_probe.products import Lane, lanes_beside_torch
 
 Advance = Callable[[int, int | None], None]
 """Called after every batch: rows done, rows in all (None where unknown)."""
+Progress = Callable[[str, int, int | None], None]
+"""The same, told first what is being read."""
 _BATCH_ELEMENTS = 2**19
 """Input elements a batch aims at: wide inputs, such as images, make wide activations."""
 _LARGEST = 1e300
@@ -56,13 +58,17 @@ class Pass:
     """Of prediction minus target, (t,), beside the targets."""
     fault: str | None
     """Where the network's output is first not finite; None where it always is."""
+    knows_outputs: bool = True
+    """Whether there were outputs at all: otherwise `residuals` tells the targets only."""
 
     @property
     def model_mse(self) -> float:
         """The network's mean squared error per element, in squared target units.
 
-        nan by a fault, and where an error is too large to be squared.
+        nan by a fault, where an error is too large to be squared, or there are no outputs.
         """
+        if not self.knows_outputs:
+            return math.nan
         mean = self.residuals.mean_h
         error = float(self.residuals.feature_covariance.trace() + mean @ mean) / len(mean)
         return error if math.isfinite(error) else math.nan
@@ -76,54 +82,120 @@ class Pass:
         return 1 - self.model_mse * t / float(self.residuals.target_covariance.trace())
 
 
+class Watcher(Protocol):
+    """What looks on while rows go through the network."""
+
+    def take(self, layer: Layer, features: Tensor, targets: Tensor) -> None:
+        """Once a layer and batch: features (m, d), to be copied if kept, and targets (m, t)."""
+
+    def end_batch(self, targets: Tensor, predictions: Tensor, skipped: Mapping[str, str]) -> None:
+        """After a batch went through all layers: targets and predictions, (n, t), float64.
+
+        skipped: layer -> why it is not scored, so far.
+        """
+
+
 def run_pass(
     model: nn.Module,
     layers: Sequence[Layer],
     dataset: Dataset,
     settings: PassSettings,
     advance: Advance | None = None,
+    also: Sequence[Watcher] = (),
 ) -> Pass:
     """Run every row through the model once, summing each layer's moments as they appear.
 
-    Memory is one d x d matrix a layer, whatever the number of rows.
+    Memory is one d x d matrix a layer, whatever the number of rows. also: who else looks on.
     Raises DataError where data and network do not fit, or there are no rows.
     """
-    sums_on = torch.device("cpu") if settings.device.type == "mps" else settings.device
-    totals: dict[str, MomentAccumulator] = {}
+    sums_on = _sums_on(settings.device)
+    with lanes_beside_torch(sums_on) as lanes:
+        sums = _Sums(dataset.target_dim, settings.precision, sums_on, lanes)
+        capture = stream_rows(model, layers, dataset, settings, (sums, *also), advance)
+    with _naming(dataset.path or "data"):
+        return sums.finish(capture)
+
+
+def stream_rows(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    dataset: Dataset,
+    settings: PassSettings,
+    watchers: Sequence[Watcher],
+    advance: Advance | None = None,
+    start: int = 0,
+) -> Capture:
+    """Run the rows through the model once, before the eyes of the watchers.
+
+    start: rows that are passed over, whole batches. Returns the order in which the layers ran, and
+    why some are not to be scored. Raises as `run_pass`.
+    """
 
     def consume(layer: Layer, features: Tensor, targets: Tensor) -> None:
-        if layer.name not in totals:
-            totals[layer.name] = MomentAccumulator(
-                features.shape[1],
-                targets.shape[1],
-                precision=settings.precision,
-                device=sums_on,
-                lane=lanes[len(totals) % len(lanes)],
-            )
-        totals[layer.name].update(features, targets)
+        for watcher in watchers:
+            watcher.take(layer, features, targets)
 
-    capture = Capture(model, layers, consume, pooling=settings.pooling, max_width=settings.max_width)
-    residuals = MomentAccumulator(dataset.target_dim, dataset.target_dim, device=sums_on)
+    capture = Capture(
+        *(model, layers, consume),
+        pooling=settings.pooling,
+        max_width=settings.max_width,
+        first_row=start,
+    )
     batch_size = settings.batch_size or default_batch_size(dataset.input_shape)
-    dtype = _float_dtype(model)
-    fault, place = None, dataset.path or "data"
-    with lanes_beside_torch(sums_on) as lanes, capture.watching():
+    dtype, sums_on, done = _float_dtype(model), _sums_on(settings.device), 0
+    place = dataset.path or "data"
+    with capture.watching():
         for inputs, targets in dataset.batches(batch_size, settings.limit):
-            if not len(targets):
+            done += len(targets)
+            if done <= start or not len(targets):
                 continue
             truth = targets.to(sums_on)
             with _naming(place):
-                placed = _placed(inputs, settings.device, dtype, residuals.n)
+                placed = _placed(inputs, settings.device, dtype, done - len(targets))
             predictions = capture.forward(placed, truth)
-            fault = fault or first_not_finite(predictions, residuals.n)
-            residuals.update(predictions - truth, truth)
+            for watcher in watchers:
+                watcher.end_batch(truth, predictions, capture.skipped)
             if advance:
-                advance(residuals.n, _expected_rows(dataset.n, settings.limit))
-    with _naming(place):
-        errors = _finished(residuals)
+                advance(done, expected_rows(dataset.n, settings.limit))
+    if not done:
+        raise DataError(f"{place}: no rows in any batch; expected at least one")
     capture.finish()
-    moments, undefined = _finish(totals, capture, settings.precision)
-    return Pass(moments, {**capture.skipped, **undefined}, errors, fault)
+    return capture
+
+
+class _Sums:
+    """The moments of every layer, and of the network's error, in the making."""
+
+    def __init__(self, target_dim: int, precision: str, device: torch.device, lanes: Sequence[Lane]) -> None:
+        self._totals: dict[str, MomentAccumulator] = {}
+        self._residuals = MomentAccumulator(target_dim, target_dim, device=device)
+        self._precision, self._device, self._lanes = precision, device, lanes
+        self._fault: str | None = None
+
+    def take(self, layer: Layer, features: Tensor, targets: Tensor) -> None:
+        if layer.name not in self._totals:
+            self._totals[layer.name] = MomentAccumulator(
+                features.shape[1],
+                targets.shape[1],
+                precision=self._precision,
+                device=self._device,
+                lane=self._lanes[len(self._totals) % len(self._lanes)],
+            )
+        self._totals[layer.name].update(features, targets)
+
+    def end_batch(self, targets: Tensor, predictions: Tensor, skipped: Mapping[str, str]) -> None:  # noqa: ARG002 (as Watcher)
+        self._fault = self._fault or first_not_finite(predictions, self._residuals.n)
+        self._residuals.update(predictions - targets, targets)
+
+    def finish(self, capture: Capture) -> Pass:
+        errors = self._residuals.finish()
+        check_targets(errors)
+        moments, undefined = _finish(self._totals, capture, self._precision)
+        return Pass(moments, {**capture.skipped, **undefined}, errors, self._fault)
+
+
+def _sums_on(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 @contextmanager
@@ -135,14 +207,10 @@ def _naming(place: str) -> Iterator[None]:
         raise DataError(f"{place}: {error}") from error
 
 
-def _finished(residuals: MomentAccumulator) -> Moments:
-    """The moments of all rows, whose targets must be such that squares keep their digits."""
-    if not residuals.n:
-        raise DataError("no rows in any batch; expected at least one")
-    errors = residuals.finish()
+def check_targets(errors: Moments) -> None:
+    """Raise DataError where squares of the targets of `errors` do not keep their digits."""
     if reason := _not_squared(errors.target_covariance, errors.mean_y, EXACT):
         raise DataError(f"targets are {reason}; expected others, scale them")
-    return errors
 
 
 def default_batch_size(input_shape: tuple[int, ...] | None) -> int:
@@ -212,13 +280,20 @@ def _finish(
             continue
         # pop: each accumulator is freed as soon as its moments exist
         finished = totals.pop(name).finish()
-        if not finished.n:
-            undefined[name] = "the mask leaves no token in any row"
-        elif reason := _not_squared(finished.feature_covariance, finished.mean_h, precision):
-            undefined[name] = f"its activations are {reason}"
+        reason = obstacle(finished, precision)
+        if reason:
+            undefined[name] = reason
         else:
             moments[name] = finished
     return moments, undefined
+
+
+def obstacle(moments: Moments, precision: str) -> str | None:
+    """Why nothing can be scored from these sums, or None."""
+    if not moments.n:
+        return "the mask leaves no token in any row"
+    reason = _not_squared(moments.feature_covariance, moments.mean_h, precision)
+    return f"its activations are {reason}" if reason else None
 
 
 def _not_squared(covariance: Tensor, mean: Tensor, precision: str) -> str | None:
@@ -232,7 +307,8 @@ def _not_squared(covariance: Tensor, mean: Tensor, precision: str) -> str | None
     return f"too small to be squared in {where}" if vanishes else None
 
 
-def _expected_rows(n: int | None, limit: int | None) -> int | None:
+def expected_rows(n: int | None, limit: int | None) -> int | None:
+    """How many of `n` rows a pass will see; None where unknown."""
     return n if limit is None else limit if n is None else min(n, limit)
 
 

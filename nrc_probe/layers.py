@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -66,22 +66,51 @@ class Skipped:
     reason: str
 
 
+class Named(Protocol):
+    """What has a layer's name and type."""
+
+    @property
+    def name(self) -> str:
+        """Dotted."""
+
+    @property
+    def type(self) -> str:
+        """Class name."""
+
+
+SomeLayer = TypeVar("SomeLayer", bound=Named)
+
+
 def find_layers(
     model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Skipped]]:
     """The Linear and convolution modules that the patterns choose, and those they leave out.
 
-    include, exclude: globs on dotted names; an empty `include` chooses all.
-    Raises LayerError for an `include` pattern that matches nothing, and where no layer is left.
+    Arguments and errors as of `choose_layers`.
     """
     found = [Layer(name, module) for name, module in model.named_modules() if isinstance(module, SCORED)]
+    return choose_layers(found, include, exclude, "the model", lambda layer: _unreadable(layer.module.weight))
+
+
+def choose_layers(
+    found: Sequence[SomeLayer],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    place: str,
+    obstacle: Callable[[SomeLayer], str | None] = lambda _: None,
+) -> tuple[list[SomeLayer], list[Skipped]]:
+    """The layers that the patterns choose, and those they, or an obstacle, leave out.
+
+    include, exclude: globs on dotted names; an empty `include` chooses all. place: where they are.
+    Raises LayerError for an `include` pattern that matches nothing, and where no layer is left.
+    """
     names = [layer.name for layer in found]
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise LayerError(f"layer '{pattern}' is not in the model; {_listing(names)}")
+            raise LayerError(f"layer '{pattern}' is not in {place}; {_listing(names)}")
     kept, skipped = [], []
     for layer in found:
-        reason = _left_out(layer.name, include, exclude) or _unreadable(layer.module.weight)
+        reason = _left_out(layer.name, include, exclude) or obstacle(layer)
         if reason:
             skipped.append(Skipped(layer.name, layer.type, reason))
         else:

@@ -23,6 +23,15 @@ def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     return decorate
 
 
+layers_option = click.option(
+    "--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."
+)
+
+choice_options = _stack(
+    layers_option,
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."),
+)
+
 network_options = _stack(
     click.option(
         "--model",
@@ -54,11 +63,6 @@ network_options = _stack(
         is_flag=True,
         help="Open a pickle that runs code. Only for files you trust.",
     ),
-    click.option("--layers", multiple=True, metavar="GLOB", help="Score only these layers; repeatable."),
-)
-
-layer_options = _stack(
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these layers out; repeatable."),
 )
 
 data_options = _stack(
@@ -99,23 +103,13 @@ data_options = _stack(
     click.option("--limit", type=int, metavar="N", help="Use only the first N rows."),
 )
 
-score_options = _stack(
+rescore_options = _stack(
     click.option("--rank", metavar="R", help="Signal dimension: target (default), auto or an integer."),
     click.option(
         "--rcond",
         type=float,
         metavar="X",
         help="Cutoff of NRC4's least squares, on the features' singular values. Default: 1e-3.",
-    ),
-    click.option(
-        "--pooling",
-        type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
-        help="How maps and tokens become rows. Default: mean.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["exact", "fast"]),
-        help="float64 (exact, default) or float32 products.",
     ),
     click.option("--max-width", type=int, metavar="D", help="Widest layer that is scored. Default: 8192."),
     click.option(
@@ -126,6 +120,68 @@ score_options = _stack(
         help="nrc1=0.2, nrc2=0.6, nrc3=0.7, nrc4_ratio=1.5; repeatable.",
     ),
 )
+
+score_options = _stack(
+    rescore_options,
+    click.option(
+        "--pooling",
+        type=click.Choice(["mean", "max", "flatten", "tokens", "first", "last"]),
+        help="How maps and tokens become rows. Default: mean.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["exact", "fast"]),
+        help="float64 (exact, default) or float32 products.",
+    ),
+)
+
+_FILE = click.Path(path_type=Path, readable=False)
+
+keep_options = _stack(
+    click.option("--dump", type=_FILE, metavar="FILE", help="Keep the activations of the pass in FILE."),
+    click.option("--save-moments", type=_FILE, metavar="FILE", help="Keep the sums of the pass in FILE."),
+)
+
+file_option = click.option(
+    "-o", "--output", type=_FILE, required=True, metavar="FILE", help="The HDF5 file to write."
+)
+
+dump_options = _stack(
+    file_option,
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        help="Of the activations. Default: float32; what is computed in float64 stays so.",
+    ),
+    click.option(
+        "--compression",
+        type=click.Choice(["none", "lzf", "gzip", "blosc"]),
+        help="Default: none; blosc needs the extra 'compression'.",
+    ),
+    click.option("--moments", is_flag=True, help="Also the sums: scoring then reads no activations."),
+    click.option("--moments-only", is_flag=True, help="Only the sums: a few MB whatever the rows are."),
+    click.option("--resume", is_flag=True, help="Go on with a dump that was interrupted, if there is one."),
+    click.option("--yes", is_flag=True, help="Begin also where the disk seems too small."),
+)
+
+array_options = _stack(
+    click.option(
+        "--features",
+        multiple=True,
+        metavar="GLOB",
+        help="Arrays (n, d) of a file that nrc-probe did not write, in run order; repeatable.",
+    ),
+    click.option("--targets", metavar="NAME", help="Its array of targets, (n, t)."),
+    click.option("--predictions", metavar="NAME", help="Its array of the network's predictions, (n, t)."),
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="LAYER=NAME",
+        help="Its array (out, d) that reads the features LAYER; repeatable.",
+    ),
+)
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No report and no progress.")
 
 running_options = _stack(
     click.option(
@@ -164,6 +220,7 @@ batch_options = _stack(
     click.option("--workers", type=int, metavar="N", help="Processes, which share the threads. Default: 1."),
     click.option("--force", is_flag=True, help="Make results again that are there."),
     click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is done already."),
+    layers_option,
     click.option("-q", "--quiet", is_flag=True, help="No table and no progress."),
 )
 _FILE = click.Path(path_type=Path, readable=False)
@@ -207,7 +264,7 @@ output_options = _stack(
         metavar="FILE",
         help="Draw FILE: .pdf, .svg or .png (needs matplotlib, extra 'figures'); repeatable.",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="No report and no progress."),
+    quiet_option,
 )
 
 
@@ -265,6 +322,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         ("thresholds", _number),
         ("model_options", _value),
         ("data_options", _value),
+        ("weights", str),
     ):
         if name in said:
             said[name] = _named(name, said[name], read)
@@ -287,7 +345,7 @@ def _named(option: str, texts: Iterable[str], read: Callable[[str], Any]) -> dic
         except (ValueError, RecursionError) as error:
             kind = "NAME=NUMBER, such as nrc1=0.2" if read is _number else "NAME=X"
             kind += ", X less deep" if isinstance(error, RecursionError) else ""
-            flag = f"--{option.removesuffix('s').replace('_', '-')}"
+            flag = f"--{option.removesuffix('s').replace('_', '-') if option != 'weights' else option}"
             raise click.BadParameter(f"{flag} '{shortened(text)}': expected {kind}") from None
     return named
 

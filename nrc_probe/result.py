@@ -57,8 +57,14 @@ class ModelFacts:
     source: str
     """"inferred", "torchvision", "factory" or "module"."""
     summary: str
-    parameters: int
+    parameters: int | None
+    """How many numbers were trained; None where the network is not known."""
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """How large it is, where that is known, and where it came from."""
+        return self.source if self.parameters is None else f"{self.parameters:,} parameters, {self.source}"
 
 
 @dataclass(frozen=True)

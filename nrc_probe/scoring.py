@@ -1,4 +1,4 @@
-"""What a pass left behind, and the weights -> Result. Knows no network and no data set."""
+"""What a pass left behind, and the weights -> Result. Runs no network, reads no data set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nrc_probe.doubts import refit_doubts, with_onset_note
 from nrc_probe.forward import Pass
 from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
 from nrc_probe.layer_scores import LayerScores, score_layer
-from nrc_probe.layers import Skipped, unmatched
+from nrc_probe.layers import Layer, Skipped, unmatched, weight_matrix
 from nrc_probe.metrics import (
     fit_linear_probe,
     stable_rank_of_squares,
@@ -52,6 +53,11 @@ class Reader:
     is_linear: bool
     weight: Callable[[], Tensor | None]
     """Gives (out, d), when its turn comes; None where there is none."""
+
+
+def reader_of(layer: Layer) -> Reader:
+    """A layer of a network, as scoring sees it."""
+    return Reader(layer.name, layer.type, layer.out, layer.is_linear, partial(weight_matrix, layer))
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,8 @@ def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) 
     yield from refit_doubts(scored.layers, watched.residuals.n, watched.model_r2)
     if watched.fault:
         yield f"the network's output is not finite ({watched.fault}): its error is undefined"
+    elif not watched.knows_outputs:
+        yield "the network's outputs are not known: its error and NRC4 / model are undefined"
     elif math.isnan(watched.model_mse):
         yield "the network's errors are too large to be squared: its error is undefined"
     if not targets_vary(watched.residuals):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -252,8 +253,9 @@ def test_progress_goes_to_standard_error_only(
     monkeypatch.setattr("nrc_probe.report.progress._SECONDS_BETWEEN_LINES", 0.0)
     done = run("analyze", "net.pth", "--data", "data.npz", "--batch-size", 30, "--json", "-")
     assert json.loads(done.out)["data"]["n"] == 60
-    assert done.err.startswith("data: 30 of 60 rows, about ")
-    assert done.err.endswith("data: 60 of 60 rows\n")
+    assert re.fullmatch(
+        r"data: 30 of 60 rows, [\d,]+/s, about \d+ s left\ndata: 60 of 60 rows, [\d,]+/s\n", done.err
+    )
 
 
 # ------------------------------------------------------------- forms that training scripts leave

@@ -51,6 +51,16 @@ def test_the_commands_of_every_block_in_the_readme_run_in_their_order(commands, 
             assert "--dry-run" in command or made.is_dir() or made.stat().st_size > 100
 
 
+def test_every_console_session_in_the_readme_runs_from_its_first_line_to_its_last(clone):
+    for session in blocks("console"):
+        for line in session.splitlines():
+            command = line.split("  #")[0].strip().removeprefix("$ ")
+            done = CliRunner().invoke(cli, shlex.split(command)[1:], catch_exceptions=False)
+            assert done.exit_code == 0, command
+            for name in re.findall(r"(?:-o|--dump|--save-moments) (\S+)", command):
+                assert (clone / name).stat().st_size > 100
+
+
 @pytest.mark.usefixtures("clone")
 def test_the_sample_is_what_the_command_prints(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")

@@ -12,6 +12,24 @@ import pytest
 import torch
 from torch import nn
 
+DUMP = """
+import resource, sys
+import nrc_probe
+written = nrc_probe.dump(sys.argv[1], sys.argv[2], output=sys.argv[2] + ".dump", threads=1)
+assert written.n == int(sys.argv[3]), written.n
+assert len(written.layers) == 4
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+SCORE = """
+import resource, sys
+import torch
+import nrc_probe
+torch.set_num_threads(1)
+result = nrc_probe.score(sys.argv[2] + ".dump")
+assert result.data.n == int(sys.argv[3]), result.data.n
+assert len(result.layers) == 4
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 PROBE = """
 import resource, sys
 import nrc_probe
@@ -33,17 +51,21 @@ def write_rows(path, n, block=50_000):
             x[start : start + len(rows)], y[start : start + len(rows)] = rows, rows[:, :3] ** 2
 
 
-def peak_kib(checkpoint, data, n):
-    command = [sys.executable, "-c", PROBE, str(checkpoint), str(data), str(n)]
+def peak_kib(checkpoint, data, n, program=PROBE):
+    command = [sys.executable, "-c", program, str(checkpoint), str(data), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(checkpoint).parent)
     return int(done.stdout)
 
 
-def compare(tmp_path, few, many):
+def save_mlp(path):
     torch.manual_seed(0)
     steps = [nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
     model = nn.Sequential(*steps, nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 3))
-    torch.save(model.state_dict(), tmp_path / "net.pth")
+    torch.save(model.state_dict(), path)
+
+
+def compare(tmp_path, few, many):
+    save_mlp(tmp_path / "net.pth")
     peaks = []
     for n in (few, many):
         write_rows(tmp_path / f"{n}.h5", n)
@@ -60,3 +82,37 @@ def test_six_times_the_rows_take_the_same_memory(tmp_path):
 def test_a_million_rows_take_the_memory_of_fifty_thousand(tmp_path):
     few, many = compare(tmp_path, 50_000, 1_000_000)
     assert many < 1.1 * few
+
+
+BUFFERS_KIB = 64 * 2**10
+"""What blocks of inputs and HDF5's caches come to, which 10,000 rows do not fill."""
+
+
+def dump_and_score(tmp_path, n):
+    """Peaks of a dump and of the scoring of its file, which is gone afterwards."""
+    data = tmp_path / f"{n}.h5"
+    write_rows(data, n)
+    peaks = [peak_kib(tmp_path / "net.pth", data, n, program) for program in (DUMP, SCORE)]
+    size = Path(f"{data}.dump").stat().st_size
+    Path(f"{data}.dump").unlink()
+    data.unlink()
+    return peaks, size
+
+
+def test_a_dump_and_its_scoring_take_the_memory_of_six_times_fewer_rows(tmp_path):
+    save_mlp(tmp_path / "net.pth")
+    few, _ = dump_and_score(tmp_path, 10_000)
+    many, size = dump_and_score(tmp_path, 60_000)
+    assert size > 150 * 2**20
+    for some, more in zip(few, many, strict=True):
+        assert more < some + BUFFERS_KIB
+
+
+@pytest.mark.slow
+def test_a_dump_of_a_million_rows_and_its_scoring_take_the_memory_of_ten_thousand(tmp_path):
+    save_mlp(tmp_path / "net.pth")
+    few, _ = dump_and_score(tmp_path, 10_000)
+    many, size = dump_and_score(tmp_path, 1_000_000)
+    assert size > 3e9
+    for some, more in zip(few, many, strict=True):
+        assert more < some + BUFFERS_KIB

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import nrc_probe
-from nrc_probe import batch, init, probe
+from nrc_probe import batch, init, probe, rescoring
 from nrc_probe.assembly import Options, SharedOptions, open_subject, read_running, read_settings
 from nrc_probe.cli import cli
 from nrc_probe.config import read_config
@@ -20,6 +20,8 @@ from nrc_probe.result import Settings
 OPTIONS = set(Options.__annotations__)
 SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "html_path", "figure_paths", "kind", "quiet"}
 """Where the command prints: Python has the result itself."""
+KEPT = {"dump", "save_moments"}
+"""Files that an analysis leaves besides its result: each run names its own."""
 NEVER_IN_A_FILE = {
     "allow_code": "a file may not allow itself to run code",
     "unsafe_pickle": "nor its checkpoint",
@@ -74,7 +76,31 @@ def said(text: str, path: Path) -> Iterator[object]:
 
 
 def test_analyze_takes_every_option_on_the_command_line_and_no_other() -> None:
-    assert set(parameters("analyze")) - SCRIPT_ONLY - {"data"} == OPTIONS
+    assert set(parameters("analyze")) - SCRIPT_ONLY - KEPT - {"data"} == OPTIONS
+
+
+def keywords(function: object) -> set[str]:
+    """What a function takes by name, but for what the command line has otherwise."""
+    found = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.KEYWORD_ONLY,)
+    return {p.name for p in found if p.kind in kinds} - {"progress", "announce"}
+
+
+def test_analyze_dump_score_and_merge_take_in_python_what_they_take_on_the_command_line() -> None:
+    names = ("analyze", "dump", "score", "merge")
+    of_commands = {name: set(parameters(name)) - SCRIPT_ONLY for name in names}
+    assert of_commands["analyze"] == keywords(probe.analyze) | OPTIONS | {"data"}
+    assert of_commands["dump"] == keywords(probe.dump) | OPTIONS | {"data"}
+    rescoring_options = set(rescoring.RescoreOptions.__annotations__)
+    assert of_commands["score"] == keywords(rescoring.score) | rescoring_options
+    assert of_commands["merge"] == keywords(rescoring.merge)
+    assert not parameters("info")
+
+
+@pytest.mark.parametrize("name", sorted(rescoring.RescoreOptions.__annotations__))
+def test_score_takes_an_option_of_analyze_under_the_same_words(name: str) -> None:
+    assert parameters("score")[name].opts == parameters("analyze")[name].opts
+    assert parameters("score")[name].help == parameters("analyze")[name].help
 
 
 def test_layers_takes_what_concerns_the_network_under_the_same_names() -> None:
@@ -108,7 +134,9 @@ def test_an_option_has_its_python_name_on_the_command_line(name: str) -> None:
     assert (flag.removesuffix("s") if flag in repeated else flag) in parameters("analyze")[name].opts
 
 
-@pytest.mark.parametrize("command", ["analyze", "layers", "batch", "init", "report"])
+@pytest.mark.parametrize(
+    "command", ["analyze", "layers", "batch", "init", "report", "dump", "score", "merge", "info"]
+)
 def test_help_mentions_every_option_and_says_what_it_is(command: str) -> None:
     context = click.Context(cli.commands[command], info_name=command)
     text = cli.commands[command].get_help(context)
@@ -176,7 +204,7 @@ def test_what_annotations_need_is_public() -> None:
 
 def test_python_takes_the_checkpoint_and_the_data_first_and_the_options_by_name() -> None:
     signature = inspect.signature(probe.analyze)
-    assert list(signature.parameters) == ["checkpoint", "data", "progress", "options"]
+    assert list(signature.parameters) == ["checkpoint", "data", "dump", "save_moments", "progress", "options"]
     listing = inspect.signature(probe.list_layers)
     assert list(listing.parameters) == ["checkpoint", "options"]
 

@@ -467,13 +467,15 @@ def steps(clock: Clock, advance: Callable[[str, int, int | None], None], *calls:
         advance(*call)
 
 
-def test_lines_come_every_few_seconds_with_the_time_left(clock: Clock) -> None:
+def test_lines_come_every_few_seconds_with_the_rate_and_the_time_left(clock: Clock) -> None:
     stream = io.StringIO()
     with progress_on(stream) as advance:
         steps(clock, advance, (2, "data", 10, 100), (6, "data", 30, 100), (7, "data", 40, 100))
         steps(clock, advance, (12, "data", 60, 100), (20, "data", 100, 100))
     assert stream.getvalue() == (
-        "data: 30 of 100 rows, about 14 s left\ndata: 60 of 100 rows, about 8 s left\ndata: 100 of 100 rows\n"
+        "data: 30 of 100 rows, 5/s, about 14 s left\n"
+        "data: 60 of 100 rows, 5/s, about 8 s left\n"
+        "data: 100 of 100 rows, 5/s\n"
     )
 
 
@@ -481,14 +483,14 @@ def test_each_data_set_has_its_own_rate(clock: Clock) -> None:
     stream = io.StringIO()
     with progress_on(stream) as advance:
         steps(clock, advance, (100, "data", 10, 10), (106, "held-out data", 1000, 2000))
-    assert stream.getvalue().splitlines()[1] == ("held-out data: 1,000 of 2,000 rows, about 6 s left")
+    assert stream.getvalue().splitlines()[1] == ("held-out data: 1,000 of 2,000 rows, 167/s, about 6 s left")
 
 
 def test_rows_are_counted_where_their_number_is_not_known(clock: Clock) -> None:
     stream = io.StringIO()
     with progress_on(stream) as advance:
         steps(clock, advance, (9, "data", 3000, None))
-    assert stream.getvalue() == "data: 3,000 rows\n"
+    assert stream.getvalue() == "data: 3,000 rows, 333/s\n"
 
 
 class Terminal(io.StringIO):

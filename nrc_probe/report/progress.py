@@ -32,6 +32,7 @@ def progress_on(stream: TextIO) -> Iterator[Advance]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rows"),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -41,8 +42,10 @@ def progress_on(stream: TextIO) -> Iterator[Advance]:
 
         def advance(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
+                tasks[what] = bar.add_task(what, total=total, rate="")
             bar.update(tasks[what], completed=done)
+            speed = bar.tasks[tasks[what]].speed
+            bar.update(tasks[what], rate=f"{speed:,.0f}/s" if speed else "")
 
         yield advance
 
@@ -60,8 +63,9 @@ def _lines(stream: TextIO) -> Advance:
             return
         said = now
         seconds = (total - done) * (now - started) / done if total else 0
+        rate = f", {done / (now - started):,.0f}/s" if now > started else ""
         left = f", about {seconds:.0f} s left" if seconds else ""
-        stream.write(f"{what}: {done:,}{f' of {total:,}' if total else ''} rows{left}\n")
+        stream.write(f"{what}: {done:,}{f' of {total:,}' if total else ''} rows{rate}{left}\n")
         stream.flush()
 
     return advance

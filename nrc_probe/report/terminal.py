@@ -96,7 +96,7 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
         yield "training", _training(result)
     if result.provenance.config is not None:
         yield "config", result.provenance.config
-    yield "network", f"{model.summary} ({model.parameters:,} parameters, {model.source})"
+    yield "network", f"{model.summary} ({model.origin})"
     yield "data", _data(result.data)
     yield "error", _error(result.model_mse, result.model_r2)
     if result.heldout:

@@ -113,7 +113,7 @@ def _run_facts(result: Result) -> list[tuple[str, str]]:
     model, settings = result.model, result.settings
     at = asdict(settings.thresholds)
     facts = [
-        ("network", f"{model.summary}; {model.parameters:,} parameters, {model.source}"),
+        ("network", f"{model.summary}; {model.origin}"),
         ("assumed", "; ".join((*model.assumptions, *result.data.assumptions)) or "nothing"),
         ("data", _data(result.data)),
         ("held out", _data(result.heldout.data) if result.heldout else "none"),

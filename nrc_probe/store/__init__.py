@@ -1,0 +1,1 @@
+"""Activations and moments <-> chunked HDF5, schema nrc-probe/activations/1."""

@@ -1,0 +1,212 @@
+"""A file that holds its last commit, whenever its process dies.
+
+What is written beyond the committed size goes to the file at once: nothing there counts yet. What would
+change committed bytes waits in memory. A commit writes these changes and the new size to a journal, which
+takes its place beside the file by one rename, and then to the file itself; opening the file anew does the
+latter once more. So only the rename decides, and it happens or it does not.
+
+HDF5 writes through it, as through any Python file: large data directly, its own tables in commits. It is
+about the death of a process; a machine that loses power may lose what its system had not yet written.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from nrc_probe.errors import StoreError
+
+_MAGIC = b"nrcjrnl1"
+_HEAD = struct.Struct("<8sQQI")
+"""Magic, committed size, number of changes, CRC-32 of the rest."""
+_CHANGE = struct.Struct("<QQ")
+"""Offset and length, before the bytes."""
+
+Change = tuple[int, bytes]
+"""Where, and what stands there."""
+
+
+def journal_of(path: Path) -> Path:
+    """Where the journal of `path` lies."""
+    return path.with_name(f"{path.name}.journal")
+
+
+class CommittedView:
+    """The last commit of a file, as a file object for h5py to read; the file is not touched."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreError where nothing was committed, OSError as open does."""
+        self._size, changes = read_journal(path)
+        self._changes = list(changes)
+        self._place = 0
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Let the file go."""
+        os.close(self._handle)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of any file."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As of any file, with the changes that are not in it yet; zeros behind its end."""
+        view = memoryview(buffer).cast("B")
+        content = os.pread(self._handle, len(view), self._place)
+        view[: len(content)] = content
+        view[len(content) :] = bytes(len(view) - len(content))
+        _patch(view, self._place, self._changes)
+        self._place += len(view)
+        return len(view)
+
+    def read(self, size: int) -> bytes:
+        """As of any file; h5py tells by it that this is one."""
+        content = bytearray(size)
+        self.readinto(memoryview(content))
+        return bytes(content)
+
+    def flush(self) -> None:
+        """Nothing waits that should not."""
+
+
+class CommittedFile(CommittedView):
+    """A file object for h5py to write; `commit` makes what was written so far the file's content.
+
+    It stays locked against other processes until it is closed.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """`create`: begin an empty file. Otherwise the last commit is restored; there must be one.
+
+        Raises StoreError where another process writes the file or nothing was committed, OSError as
+        open does.
+        """
+        self.failure: OSError | None = None
+        """The first refusal to write: afterwards nothing is written, and `commit` raises it."""
+        self._journal = journal_of(path)
+        self._changes, self._place, self._size, self._committed = [], 0, 0, 0
+        if create and not path.exists():  # whatever its journal is about, it is not the new file
+            self._journal.unlink(missing_ok=True)
+        self._handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        try:
+            _lock(self._handle, path)
+            if create:
+                self._journal.unlink(missing_ok=True)
+                if os.fstat(self._handle).st_size:  # ext4 flushes a file that was truncated as it is closed
+                    os.ftruncate(self._handle, 0)
+            else:
+                self._size, changes = read_journal(path)
+                self._changes = list(changes)
+                self._apply()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def commit(self) -> None:
+        """Make all that was written so far the content that survives. Raises OSError."""
+        if self.failure:
+            raise self.failure
+        waiting = self._journal.with_name(f"{self._journal.name}.new")
+        waiting.write_bytes(_packed(self._size, self._changes))
+        waiting.replace(self._journal)
+        self._apply()
+
+    def give_up(self) -> None:
+        """Write nothing more: closing the HDF5 file then changes nothing."""
+        self.failure = self.failure or OSError("given up")
+
+    def write(self, content: memoryview) -> int:
+        """As of any file, but refusals are noted, not raised: HDF5 would be left amid its work."""
+        view = memoryview(content).cast("B")
+        inside = max(0, min(len(view), self._committed - self._place))
+        if inside:
+            self._changes.append((self._place, bytes(view[:inside])))
+        self._attempt(lambda: _write_all(self._handle, view[inside:], self._place + inside))
+        self._place += len(view)
+        self._size = max(self._size, self._place)
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        """As of any file; what was committed stays until the next commit. Refusals as of `write`."""
+        self._size = size
+        self._attempt(lambda: os.ftruncate(self._handle, max(size, self._committed)))
+        return size
+
+    def _attempt(self, change: Callable[[], None]) -> None:
+        if self.failure is None:
+            try:
+                change()
+            except OSError as error:
+                self.failure = error
+
+    def _apply(self) -> None:
+        for offset, content in self._changes:
+            _write_all(self._handle, memoryview(content), offset)
+        os.ftruncate(self._handle, self._size)
+        self._committed, self._changes = self._size, []
+
+
+def read_journal(path: Path) -> tuple[int, Sequence[Change]]:
+    """The size of the last commit of `path`, and the changes that it may lack.
+
+    Raises StoreError where there is no journal, or it is not whole.
+    """
+    try:
+        content = journal_of(path).read_bytes()
+        magic, size, count, check = _HEAD.unpack_from(content)
+        rest = content[_HEAD.size :]
+        if magic != _MAGIC or check != zlib.crc32(rest):
+            raise ValueError
+        return size, list(_unpacked(rest, count))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is missing") from error
+    except (ValueError, struct.error) as error:
+        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is damaged") from error
+
+
+def _packed(size: int, changes: Sequence[Change]) -> bytes:
+    rest = b"".join(_CHANGE.pack(offset, len(content)) + content for offset, content in changes)
+    return _HEAD.pack(_MAGIC, size, len(changes), zlib.crc32(rest)) + rest
+
+
+def _unpacked(rest: bytes, count: int) -> Iterator[Change]:
+    place = 0
+    for _ in range(count):
+        offset, length = _CHANGE.unpack_from(rest, place)
+        place += _CHANGE.size
+        yield offset, rest[place : place + length]
+        place += length
+
+
+def _patch(view: memoryview, start: int, changes: Sequence[Change]) -> None:
+    """Put into `view`, which shows the file from `start`, the changes that meet it."""
+    for offset, content in changes:
+        first, last = max(offset, start), min(offset + len(content), start + len(view))
+        if first < last:
+            view[first - start : last - start] = content[first - offset : last - offset]
+
+
+def _write_all(handle: int, view: memoryview, offset: int) -> None:
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        flock(handle, LOCK_EX | LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(f"{path}: another process is writing it (wait, or name another file)") from error
+    except (ImportError, OSError):  # there are no locks here: two writers are the user's own affair
+        return

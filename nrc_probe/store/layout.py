@@ -1,0 +1,191 @@
+"""How activations and moments lie in an HDF5 file: names, types, chunks, texts, check sums."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+
+from nrc_probe.errors import ConfigError, StoreError
+
+SCHEMA = "nrc-probe/activations/1"
+VERSIONS = ("v110", "v110")
+"""Of the HDF5 format: its tables carry check sums, and h5ls since 1.10 (2016) reads it."""
+COMPRESSIONS = ("none", "lzf", "gzip", "blosc")
+
+_TYPES: Mapping[str, tuple[torch.dtype, str]] = {
+    "float32": (torch.float32, "<f4"),
+    "float16": (torch.float16, "<f2"),
+    "bfloat16": (torch.bfloat16, "<u2"),
+    "float64": (torch.float64, "<f8"),
+}
+DTYPES = ("float32", "float16", "bfloat16")
+"""What can be asked for; see `stored_dtype`."""
+_CHUNK_BYTES = 2**20
+_CHUNK_ROWS = 4096
+"""The most rows in a chunk: a dump is resumed from whole chunks, and narrow layers fill theirs late."""
+_WORD = 8
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def link_name(layer: str) -> str:
+    """A layer's dotted name as the name of a group: '/', '%' and what does not print as %XX."""
+    if not layer.strip("."):  # HDF5 takes '.' for the group itself, and '' for nothing
+        return layer.replace(".", "%2E") or "%"
+    return "".join(c if c.isprintable() and c not in "/%" else _escaped(c) for c in layer)
+
+
+def layer_name(link: str) -> str:
+    """What `link_name` was made of."""
+    return "" if link == "%" else unquote(link, errors="surrogatepass")
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
+
+
+# ------------------------------------------------------------------------------------------- types
+
+
+def check_dtype(asked: str) -> None:
+    """Raise ConfigError for a type that cannot be asked for."""
+    _check_known("dtype", asked, DTYPES)
+
+
+def stored_dtype(asked: str, computed: torch.dtype) -> str:
+    """How features are stored: as asked, but what was computed in float64 keeps its digits in `float32`.
+
+    Averages over positions are: one number a channel, of which float32 would lose what NRC4 can see.
+    """
+    return "float64" if asked == "float32" and computed == torch.float64 else asked
+
+
+def torch_type(dtype: str) -> torch.dtype:
+    """The type in memory of what is stored as `dtype`."""
+    return _TYPES[dtype][0]
+
+
+def file_type(dtype: str) -> str:
+    """The type in the file, as numpy writes it: bfloat16 has none of its own, and is stored in bits."""
+    return _TYPES[dtype][1]
+
+
+def row_bytes(width: int, dtype: str) -> int:
+    """Bytes of one row of `width` values."""
+    return width * torch.empty(0, dtype=_TYPES[dtype][0]).element_size()
+
+
+def chunk_rows(width: int, dtype: str, n: int | None) -> int:
+    """Rows of a chunk of about 1 MiB, no more than there are."""
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(1, row_bytes(width, dtype))))
+    return rows if n is None else max(1, min(rows, n))
+
+
+def load_filters(dataset: Any) -> None:
+    """Have HDF5 know the filters that a data set went through. Raises StoreError where one is not here."""
+    import h5py
+
+    plist = dataset.id.get_create_plist()
+    for code in (plist.get_filter(k)[0] for k in range(plist.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            with suppress(ImportError):
+                import hdf5plugin  # noqa: F401  # importing it makes its filters known
+        if not h5py.h5z.filter_avail(code):
+            raise StoreError(
+                f"'{dataset.name}' is compressed in a way that is not known here (HDF5 filter {code}): "
+                "pip install 'nrc-probe[compression]'"
+            )
+
+
+def compression_options(compression: str) -> dict[str, Any]:
+    """What h5py's create_dataset takes. Raises ConfigError, also where the extra is missing."""
+    _check_known("compression", compression, COMPRESSIONS)
+    if compression == "blosc":
+        try:
+            from hdf5plugin import Blosc
+        except ImportError as error:
+            raise ConfigError(
+                "compression 'blosc' needs the package hdf5plugin: pip install 'nrc-probe[compression]'"
+            ) from error
+        return dict(Blosc())
+    return {} if compression == "none" else {"compression": compression, "shuffle": True}
+
+
+def _check_known(what: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise ConfigError(f"{what} must be one of {', '.join(words)}; got {word!r}")
+
+
+# --------------------------------------------------------------------------------- texts and checks
+
+
+def write_text(group: Any, name: str, value: object) -> None:
+    """Plain values as JSON, in place of what stood there; in ASCII, so that any name can be held."""
+    if name in group:
+        del group[name]
+    write_array(group, name, np.bytes_(json.dumps(value).encode("ascii")))
+
+
+def read_text(group: Any, name: str) -> Any:
+    """What `write_text` wrote. Raises StoreError where it is damaged."""
+    try:
+        return json.loads(bytes(read_array(group, name)))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"'{name}' is damaged: no JSON") from error
+
+
+def texts(value: Any, name: str) -> dict[str, str]:
+    """A mapping of texts. Raises TypeError where `value` is none."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise TypeError(f"{name} must map names to texts")
+    return value
+
+
+def write_array(group: Any, name: str, value: Any) -> None:
+    """A small array, as one piece, with its check sum."""
+    array = np.asarray(value)
+    group.create_dataset(name, data=array).attrs["checksum"] = word_sum(array)
+
+
+def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
+    """An array; held against its check sum, where it has one. Raises StoreError where they differ."""
+    dataset = group[name]
+    array = np.asarray(dataset[()])
+    if "checksum" in dataset.attrs and dataset.attrs["checksum"] != word_sum(array):
+        raise StoreError(f"'{dataset.name}' is damaged: its check sum differs")
+    return array
+
+
+def word_sum(array: np.ndarray[Any, Any]) -> np.uint64:
+    """Sum of the bytes, as little-endian words of 64 bits, modulo 2^64; zeros complete the last one.
+
+    It finds any one changed byte, and runs at the speed of memory.
+    """
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = len(content) // _WORD * _WORD
+    rest = int.from_bytes(content[whole:].tobytes(), "little")
+    total = int(content[:whole].view("<u8").sum(dtype=np.uint64)) + rest
+    return np.uint64(total % 2**64)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 says about a damaged file into one line."""
+    try:
+        yield
+    except StoreError as error:
+        place = str(path)
+        raise error if str(error).startswith(place) else StoreError(f"{place}: {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(
+            f"{path}: cut short, damaged or no file of schema {SCHEMA} ({reason}); dump or copy it again"
+        ) from error

@@ -1,0 +1,164 @@
+"""Moments of disjoint rows add up to those of all of them, and others are not added."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from books import arrays_in, assert_same, study
+from runs import save_data, save_network, small_network
+from safetensors.torch import save_file
+
+from nrc_probe import analyze, dump, info, merge, score
+from nrc_probe.errors import ConfigError, OutputError, StoreError
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A checkpoint, three files of rows, and one with all of them."""
+    checkpoint, whole = study(tmp_path, 90)
+    arrays = arrays_in(whole)
+    names = []
+    for start, stop in ((0, 20), (20, 21), (21, 90)):
+        names.append(tmp_path / f"rows{start}.npz")
+        np.savez(names[-1], **{key: array[start:stop] for key, array in arrays.items()})
+    return checkpoint, names, whole
+
+
+def sums(checkpoint, data, **options):
+    output = data.with_suffix(".h5")
+    dump(checkpoint, data, output=output, **{"moments_only": True, **ALONE, **options})
+    return output
+
+
+ALONE = {"batch_size": 1}
+"""Each row by itself: in batches of other sizes, its float32 features would differ in the last digit."""
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_moments_of_shards_score_as_all_rows_do(order, shards, tmp_path):
+    checkpoint, names, whole = shards
+    files = [sums(checkpoint, name) for name in names]
+    contents = merge([files[k] for k in order], output=tmp_path / "m.h5")
+    assert contents.n == 90
+    expected, scored = analyze(checkpoint, whole, **ALONE), score(tmp_path / "m.h5")
+    for one, other in zip(expected.layers, scored.layers, strict=True):
+        for name in ("nrc1", "nrc2", "nrc3", "nrc4", "nrc4_ratio", "cka", "effective_rank"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-9, abs=1e-12), name
+    assert scored.model_mse == pytest.approx(expected.model_mse, rel=1e-12)
+    assert scored.data.n == 90
+    assert scored.data.path == " + ".join(str(names[k]) for k in order)
+    assert "moments of 3 files merged" in scored.data.assumptions
+
+
+def test_merging_merged_files_is_merging_all(shards, tmp_path):
+    checkpoint, names, _ = shards
+    files = [sums(checkpoint, name) for name in names]
+    merge(files, output=tmp_path / "all.h5")
+    merge(files[:2], output=tmp_path / "two.h5")
+    merge([tmp_path / "two.h5", files[2]], output=tmp_path / "again.h5")
+    one, other = score(tmp_path / "all.h5"), score(tmp_path / "again.h5")
+    assert [layer.nrc1 for layer in one.layers] == pytest.approx([x.nrc1 for x in other.layers], abs=1e-12)
+    with pytest.raises(StoreError, match=r"rows20\.h5: its rows are in .*two\.h5 too"):
+        merge([tmp_path / "two.h5", files[1]], output=tmp_path / "no.h5")
+    assert not (tmp_path / "no.h5").exists()
+
+
+def test_dumps_with_moments_are_merged_too_and_those_without_refused(shards, tmp_path):
+    checkpoint, names, _ = shards
+    one = sums(checkpoint, names[0], moments_only=False, moments=True)
+    two = sums(checkpoint, names[2], moments_only=False)
+    with pytest.raises(StoreError, match=r"rows21\.h5: holds activations but no moments .*--moments"):
+        merge([one, two], output=tmp_path / "m.h5")
+    merge([one, sums(checkpoint, names[2])], output=tmp_path / "m.h5")
+    assert score(tmp_path / "m.h5").data.n == 89
+    assert info(tmp_path / "m.h5").dtype is None
+
+
+def test_the_same_held_out_rows_stay_and_others_are_left_out_with_a_word(shards, tmp_path):
+    checkpoint, names, whole = shards
+    held = [sums(checkpoint, name, heldout=whole) for name in names[:2]]
+    merge(held, output=tmp_path / "m.h5")
+    assert score(tmp_path / "m.h5").heldout.data.n == 90
+    other = sums(checkpoint, names[2], heldout=names[0])
+    merge([held[0], other], output=tmp_path / "n.h5")
+    scored = score(tmp_path / "n.h5")
+    assert scored.heldout is None
+    assert any("held-out rows differ" in note for note in scored.data.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pooling": "max"}, "the pooling is max, but in .* mean: cannot be merged"),
+        ({"layers": ["layers.0"]}, r"the layers are layers\.0 \(5\), but in"),
+        ({"precision": "fast"}, "the precision is fast"),
+        ({"activation": "tanh"}, "the model is MLP"),
+        ({"standardize": ["inputs"]}, "the standardisation .*--standardize FILE"),
+    ],
+    ids=str,
+)
+def test_moments_of_another_study_are_refused(options, words, shards, tmp_path):
+    checkpoint, names, _ = shards
+    files = [sums(checkpoint, names[0]), sums(checkpoint, names[2], **options)]
+    with pytest.raises(StoreError, match=words):
+        merge(files, output=tmp_path / "m.h5")
+
+
+def test_moments_of_another_checkpoint_or_of_other_weights_are_refused(shards, tmp_path):
+    checkpoint, names, _ = shards
+    first = sums(checkpoint, names[0])
+    other = save_network(tmp_path / "other.pth", small_network().apply(doubled))
+    with pytest.raises(StoreError, match="the checkpoint's SHA-256 is"):
+        merge([first, sums(other, names[2])], output=tmp_path / "m.h5")
+    live = [small_network(), small_network().apply(doubled)]
+    files = [tmp_path / "live0.h5", tmp_path / "live1.h5"]
+    for model, name, file in zip(live, names[::2], files, strict=True):
+        dump(model, name, output=file, moments_only=True)
+    with pytest.raises(StoreError, match=r"live1\.h5: layer '0' has another weight than in"):
+        merge(files, output=tmp_path / "m.h5")
+
+
+def doubled(module):
+    for parameter in module.parameters(recurse=False):
+        parameter.data *= 2
+
+
+def test_rows_standardised_by_one_file_of_statistics_are_merged(shards, tmp_path):
+    checkpoint, names, whole = shards
+    arrays = arrays_in(whole)
+    save_file(
+        {
+            f"{key}_{what}": torch.from_numpy(getattr(arrays[name].astype(np.float64), what)(0))
+            for key, name in (("inputs", "x"), ("targets", "y"))
+            for what in ("mean", "std")
+        },
+        tmp_path / "statistics.safetensors",
+    )
+    options = {"standardize": str(tmp_path / "statistics.safetensors")}
+    merge([sums(checkpoint, name, **options) for name in names], output=tmp_path / "m.h5")
+    expected, scored = analyze(checkpoint, whole, **ALONE, **options), score(tmp_path / "m.h5")
+    assert [x.nrc1 for x in expected.layers] == pytest.approx([x.nrc1 for x in scored.layers], abs=1e-9)
+
+
+def test_one_file_is_not_merged_nor_one_written_over(shards, tmp_path):
+    checkpoint, names, _ = shards
+    first, second = (sums(checkpoint, name) for name in names[::2])
+    with pytest.raises(ConfigError, match="merge takes two files or more, got 1"):
+        merge([first], output=tmp_path / "m.h5")
+    with pytest.raises(OutputError, match="holds no activations or moments"):
+        merge([first, second], output=names[0])
+    merge([first, second], output=first)  # it is read before it is replaced
+    assert score(first).data.n == 89
+    assert_same(score(first), score(first))
+
+
+def test_a_shard_without_variation_adds_its_rows(tmp_path):
+    checkpoint = save_network(tmp_path / "net.pth")
+    one, two = tmp_path / "one.npz", save_data(tmp_path / "two.npz", 40)
+    np.savez(one, x=np.zeros((5, 5), np.float32), y=np.zeros((5, 2), np.float32))
+    merge([sums(checkpoint, one), sums(checkpoint, two)], output=tmp_path / "m.h5")
+    both = tmp_path / "both.npz"
+    np.savez(both, **{k: np.concatenate([arrays_in(one)[k], arrays_in(two)[k]]) for k in ("x", "y")})
+    expected, scored = analyze(checkpoint, both, **ALONE), score(tmp_path / "m.h5")
+    assert [x.nrc1 for x in expected.layers] == pytest.approx([x.nrc1 for x in scored.layers], abs=1e-12)
