@@ -30,7 +30,7 @@ bench: $(DEMO)
 
 fixtures: $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'
-	$(BIN)/python fixtures/recipes/hopper.py
+	$(BIN)/python fixtures/recipes/everything.py
 
 clean:
 	rm -rf $(VENV)

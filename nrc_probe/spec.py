@@ -32,7 +32,7 @@ class DataSpec:
     path: str | None = None
     """A file, a folder, or "package.module:function" (a factory)."""
     inputs: str | None = None
-    """Array, data set or column names, or column ranges such as "0:8"; None: guess."""
+    """Array, data set or column names, column ranges such as "0:8", or both: "y[0,2]"; None: guess."""
     targets: str | None = None
     """As `inputs`."""
     standardize: tuple[str, ...] | str | None = None

@@ -388,7 +388,7 @@ def test_files_that_are_not_data_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, message in {
         "missing.npz": "there is no such file; expected .npz, .npy, .csv, .h5,",
-        "folder": "a folder; expected one file: .npz, .npy",
+        "folder": "a folder that holds no data; expected one file, or a folder of HDF5 files, or of images",
         "notes.txt": "unknown kind of file '.txt'; expected .npz, .npy",
         "empty.npz": r"the file is empty \(0 bytes\)",
     }.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nrc_probe.dataset.folders import read_folder
 from nrc_probe.dataset.naming import Choice, choose, parse_columns
 from nrc_probe.dataset.preparing import Batch, Inputs, Preparation, as_columns, image_layout
 from nrc_probe.dataset.readers import Contents, read_contents
@@ -43,9 +45,9 @@ class Dataset:
     """Inputs and targets, read anew by each call of `batches`."""
 
     path: str | None
-    """The file, or package.module:function; None for live data."""
+    """The file or folder, or package.module:function; None for live data."""
     sha256: str | None
-    """Of the file's bytes, inputs then targets where these are two; None for code and live data."""
+    """Of the file's bytes, or of several files' names and bytes; None for code and live data."""
     n: int | None
     """Rows; None where an iterable does not say."""
     input_shape: tuple[int, ...] | None
@@ -90,11 +92,13 @@ def open_dataset(spec: DataSpec, *, statistics: Statistics | None = None) -> Dat
         made = wrap_dataset(_call_factory(spec), spec, statistics=statistics)
         return replace(made, path=spec.path)
     path = _located(spec.path, spec)
-    if path.suffix == ".npy" and (spec.targets or "").endswith(".npy"):
+    files: tuple[Path, ...] = (path,)
+    if _is_folder(path):
+        choice, files = read_folder(path, spec.inputs, spec.targets, str(path))
+    elif path.suffix == ".npy" and (spec.targets or "").endswith(".npy"):
         choice, files = _two_files(path, spec)
     else:
         choice = _named(read_contents(path, str(path)), spec, str(path))
-        files = (path,)
     source = array_source(choice, str(path))
     return _dataset(source, spec, statistics, path=str(path), sha256=_fingerprint(files))
 
@@ -250,10 +254,19 @@ def _located(path: str, spec: DataSpec) -> Path:
     return (spec.folder or Path()) / from_home(path)
 
 
-def _fingerprint(files: Iterable[Path]) -> str:
-    """SHA-256 of the files' bytes, one after the other."""
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that leads nowhere: whoever opens it says why
+        return False
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 of a file's bytes; of several files, of each one's name and bytes: names may hold targets."""
     digest = hashlib.sha256()
     for path in files:
+        if len(files) > 1:
+            digest.update(os.fsencode(path.name))
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from nrc_probe.dataset.readers import Contents
 from nrc_probe.dataset.rows import Array
 from nrc_probe.dataset.tables import Table, array_columns
 from nrc_probe.errors import DataError
 
-_INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images")
+_INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images", "rgb")
 _TARGET_WORDS = ("y", "Y", "targets", "target", "actions", "labels", "outputs")
 _WAY_OUT = "name them with --inputs and --targets, or in [data] of nrc-probe.toml"
+_RUN_TIME = re.compile(r"Run\d+ \(ms\)")
+"""The four targets of UCI's sgemm_product.csv."""
+_CARLA_WIDTH = 28
+_CARLA_TARGETS = "targets[0,10]"
+"""Steering and speed, of the 28 measurements that CARLA's files give for each frame."""
 _LISTED = 12
 
 
@@ -42,6 +47,10 @@ def choose(contents: Contents, inputs: str | None, targets: str | None, place: s
 def _choose_arrays(
     arrays: Mapping[str, Array], inputs: str | None, targets: str | None, place: str
 ) -> Choice:
+    notes: tuple[str, ...] = ()
+    if targets is None and _is_carla(arrays):
+        targets, notes = _CARLA_TARGETS, (f"targets taken from '{_CARLA_TARGETS}': CARLA's steering, speed",)
+    arrays = {**arrays, **_cut(arrays, (inputs, targets), place)}
     for name in (inputs, targets):
         if name is not None and name not in arrays:
             raise DataError(f"{place}: has no array '{name}'; it has {_listing(arrays)}")
@@ -54,10 +63,29 @@ def _choose_arrays(
     return Choice(
         arrays[found_inputs],
         arrays[found_targets],
-        tuple(
+        notes
+        + tuple(
             f"{role} taken from array '{found}'" for role, (given, found) in guesses.items() if given is None
         ),
     )
+
+
+def _is_carla(arrays: Mapping[str, Array]) -> bool:
+    measured = arrays.get("targets")
+    return "rgb" in arrays and measured is not None and measured.shape[1:] == (_CARLA_WIDTH,)
+
+
+def _cut(arrays: Mapping[str, Array], names: Iterable[str | None], place: str) -> Mapping[str, Array]:
+    """The columns that "name[columns]" takes of a two-dimensional array, under that name."""
+    found: dict[str, Array] = {}
+    for name in names:
+        match = re.fullmatch(r"(.+)\[([^\[\]]*)\]", name or "")
+        whole = arrays.get(match[1]) if match else None
+        if match and whole is not None and len(whole.shape) == 2:
+            table = array_columns(whole)
+            columns = table.select(parse_columns(match[2], table, f"{place}: '{match[1]}'"))
+            found[match[0]] = replace(columns, name=match[0])
+    return found
 
 
 def _guess_array(arrays: Mapping[str, Array], words: tuple[str, ...], other: str | None) -> str | None:
@@ -73,7 +101,8 @@ def _listing(arrays: Mapping[str, Array]) -> str:
 def _choose_columns(table: Table, inputs: str | None, targets: str | None, place: str) -> Choice:
     places: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
-    rest = inputs is None and targets is not None and not _usual_columns(table, _INPUT_WORDS)
+    run_times = _run_time_columns(table)
+    rest = inputs is None and targets is not None and not (run_times or _usual_columns(table, _INPUT_WORDS))
     for role, text, words in (
         ("inputs", inputs, _INPUT_WORDS),
         ("targets", targets, _TARGET_WORDS),
@@ -81,7 +110,7 @@ def _choose_columns(table: Table, inputs: str | None, targets: str | None, place
         if text is not None:
             places[role] = parse_columns(text, table, place)
         elif not rest:
-            places[role] = _guess_columns(table, words, role, place)
+            places[role] = run_times.get(role) or _guess_columns(table, words, role, place)
             notes.append(f"{role} taken from {_column_text(table, places[role])}")
     if rest:
         places["inputs"] = _all_but(places["targets"], table, place)
@@ -96,6 +125,13 @@ def _all_but(targets: tuple[int, ...], table: Table, place: str) -> tuple[int, .
     if not rest:
         raise DataError(f"{place}: all {table.width} columns are targets, none is left for the inputs")
     return rest
+
+
+def _run_time_columns(table: Table) -> dict[str, tuple[int, ...]]:
+    """Targets "Run1 (ms)", "Run2 (ms)", ... and all other columns as inputs; empty where there are none."""
+    targets = tuple(i for i, name in enumerate(table.names) if _RUN_TIME.fullmatch(name))
+    others = tuple(i for i in range(table.width) if i not in targets)
+    return {"inputs": others, "targets": targets} if targets else {}
 
 
 def _guess_columns(table: Table, words: tuple[str, ...], role: str, place: str) -> tuple[int, ...]:
