@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from nrc_probe.checkpoint import SUFFIXES
 from nrc_probe.errors import CheckpointError
@@ -49,7 +49,7 @@ def matches(path: PurePosixPath, pattern: str) -> bool:
     )
 
 
-def natural(path: PurePosixPath) -> NaturalKey:
+def natural(path: PurePath) -> NaturalKey:
     """A key that sorts numbers in names by their value, decimals and 1e-3 included."""
     return tuple(_pieces(part) for part in path.parts)
 

@@ -13,7 +13,7 @@ from nrc_probe.errors import ConfigError
 from nrc_probe.report.comparison import compare, numbers
 from nrc_probe.report.fields import find_field, reader
 from nrc_probe.report.onset import heldout_errors, holds_from, settled_from, training_errors
-from nrc_probe.report.study import layer_names, natural, with_thresholds
+from nrc_probe.report.study import layer_names, with_thresholds
 from nrc_probe.result import Thresholds
 
 # ------------------------------------------------------------------------------------------ grouping
@@ -83,12 +83,6 @@ def test_without_epochs_the_names_give_the_order() -> None:
     (run,) = study(*named).runs
     assert (run.clock, run.times) == ("checkpoint", (1, 2, 3))
     assert run.labels == ("last.pth", "step9.pth", "step10.pth")
-
-
-def test_natural_order_puts_2_before_10_and_0_0005_before_0_001() -> None:
-    names = ["wd_0.00100/2", "wd_0.00050/10", "wd_0.00050/2", "b", "a10", "a9"]
-    expected = ["a9", "a10", "b", "wd_0.00050/2", "wd_0.00050/10", "wd_0.00100/2"]
-    assert sorted(names, key=natural) == expected
 
 
 def test_layers_that_only_some_checkpoints_scored_are_named_too() -> None:

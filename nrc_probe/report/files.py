@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nrc_probe.discovery import natural
 from nrc_probe.errors import ConfigError, DataError, ProbeError
 from nrc_probe.files import FILE, from_home, kind_of
-from nrc_probe.report.study import Broken, Found, Study, group_runs, natural, with_thresholds
+from nrc_probe.report.study import Broken, Found, Study, group_runs, with_thresholds
 from nrc_probe.result import SCHEMA, Result, Thresholds
 
 _FAILED = ".failed.json"
@@ -58,7 +59,7 @@ def _listed(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
         kind = _kind(path)
         if kind == "a folder":
             inside = (file for file in path.rglob("*.json") if file.is_file())
-            yield from ((file, False) for file in sorted(inside, key=lambda file: natural(str(file))))
+            yield from ((file, False) for file in sorted(inside, key=natural))
         elif kind == FILE:
             yield path, True
         else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from nrc_probe.discovery import natural
 from nrc_probe.plain import printable
 from nrc_probe.result import LayerResult, Result, Thresholds, conditions_met
 
@@ -85,7 +85,7 @@ class Study:
 
 def group_runs(found: Iterable[Found]) -> tuple[Run, ...]:
     """The runs, in natural order of their folders and weight decays; checkpoints by epoch, else by name."""
-    ordered = sorted(found, key=lambda item: (_order(item), natural(str(item.place))))
+    ordered = sorted(found, key=lambda item: (_order(item), natural(item.place)))
     groups: dict[tuple[object, ...], list[Found]] = {}
     for item in ordered:
         groups.setdefault(_kinship(item), []).append(item)
@@ -113,12 +113,6 @@ def layer_names(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(layer.name for result in most_first for layer in result.layers))
 
 
-def natural(text: str) -> list[tuple[int, str]]:
-    """A key by which 2 sorts before 10."""
-    pieces = re.split(r"([0-9]+)", text)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
-
-
 # ----------------------------------------------------------------------------------------- grouping
 
 
@@ -128,7 +122,7 @@ def _judged(layer: LayerResult, at: Thresholds) -> dict[str, bool]:
 
 def _order(item: Found) -> tuple[object, ...]:
     decay = item.result.checkpoint.weight_decay
-    return (natural(str(item.place.parent)), math.inf if decay is None else decay)
+    return (natural(item.place.parent), math.inf if decay is None else decay)
 
 
 def _kinship(item: Found) -> tuple[object, ...]:
