@@ -130,7 +130,7 @@ def test_what_is_wrong_at_once_is_one_line(words: tuple[str, ...], code: int, li
 
 def test_init_writes_a_file_with_which_batch_needs_no_other_word(tmp_path: Path, run: Run) -> None:
     for path in HOPPER.iterdir():
-        if path.suffix != ".toml":
+        if path.is_file() and path.suffix != ".toml":
             shutil.copy(path, tmp_path)
     code, out, err = run("init", tmp_path)
     assert (code, err) == (0, "")
