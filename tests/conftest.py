@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
-import pytest
-import torch
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does, before numpy is imported
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_configure() -> None:
