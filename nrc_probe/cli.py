@@ -102,7 +102,8 @@ def analyze(
     the checkpoint's metadata; a plain MLP or ResNet is inferred from its tensors.
     """
     named = {".json": json_path, ".csv": csv_path, ".html": html_path}
-    targets = output_targets(outputs, named, figure_paths)
+    kept = (options["dump"], options["save_moments"])
+    targets = output_targets(outputs, named, figure_paths, kept=kept)
     _set_threads(options["threads"])
     from nrc_probe import probe
 

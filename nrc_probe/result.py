@@ -229,7 +229,7 @@ class Result:
     def from_json(cls, text: str) -> Result:
         """Read what `to_json` wrote. Raises ProbeError where the text is not such a result."""
         try:
-            return _from_dict(json.loads(text))
+            return _from_dict(json.loads(text, object_pairs_hook=_said_once))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProbeError(f"not a result of schema {SCHEMA}: {type(error).__name__}: {error}") from error
 
@@ -332,6 +332,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a JSON object; json itself would keep the last of two values and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return found
 
 
 def _from_dict(d: Mapping[str, Any]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,26 +22,35 @@ def output_targets(
     named: Mapping[str, Path | None],
     figures: tuple[Path, ...],
     tables: tuple[str, ...] = (),
+    kept: Iterable[Path | None] = (),
 ) -> dict[Path, str]:
     """The form in which each file is written, checked before any work is done.
 
     outputs: forms by their names' endings. named: form -> path. figures: in the form of their names.
-    tables: further forms that this command can write. Raises click.BadParameter, OutputError and, where
-    a form needs an extra that is not installed, ProbeError.
+    tables: further forms that this command can write. kept: files that the work itself leaves.
+    Raises click.BadParameter, OutputError and, where a form needs an extra that is not installed,
+    ProbeError.
     """
     asked = [(path, form) for form, path in named.items() if path]
     asked += [(path, _form(path, FIGURES)) for path in figures]
     asked += [(path, _form(path, (".json", ".csv", *tables, ".html", *FIGURES))) for path in outputs]
     targets: dict[Path, str] = {}
+    taken = {_spelled_out(path) for path in kept if path}
     for path, form in asked:
-        if path in targets:
+        if _spelled_out(path) in taken:
             raise click.BadParameter(f"'{path}': named twice, each output needs its own file")
+        taken.add(_spelled_out(path))
         check_extra(form)
         targets[path] = form
         if path != Path("-"):
             check_writable(path)
             _spare_other_files(path, form)
     return targets
+
+
+def _spelled_out(path: Path) -> str:
+    """One text for all ways to write a path: x, ./x, sub/../x."""
+    return "-" if path == Path("-") else os.path.realpath(path)
 
 
 def _form(path: Path, forms: tuple[str, ...]) -> str:

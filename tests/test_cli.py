@@ -452,6 +452,12 @@ MISUSES = {
     "model option": (["--model-option", "depth"], ["--model-option 'depth': expected NAME=X"]),
     "suffix": (["-o", "r.txt"], ["'r.txt': expected a name that ends in .json or .csv"]),
     "one place": (["--json", "-", "--csv", "-"], ["'-': named twice"]),
+    "one place, two ways": (["--json", "r.json", "-o", "./r.json"], ["named twice"]),
+    "one place with the dump": (["--dump", "r.json", "-o", "r.json"], ["'r.json': named twice"]),
+    "one place with the moments": (
+        ["--save-moments", "r.html", "--html", "r.html"],
+        ["'r.html': named twice"],
+    ),
     "statistics": (["--standardize", "a", "--standardize", "b"], ["--standardize a b: expected"]),
     "deep": (
         ["--model-option", "a=" + "[" * 100_000],

@@ -127,6 +127,7 @@ def test_equality_sees_a_number_but_not_when_it_was_computed() -> None:
         ('{"schema": "nrc-probe/result/2"}', "schema is 'nrc-probe/result/2'"),
         ('{"schema": "nrc-probe/result/1"}', "KeyError: 'heldout'"),
         ("[" * 100_000, "RecursionError"),
+        ('{"schema": "nrc-probe/result/1", "layers": [1], "layers": []}', "key 'layers' stands there twice"),
     ],
 )
 def test_what_is_not_such_a_result_is_refused(text: str, reason: str) -> None:
