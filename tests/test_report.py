@@ -185,7 +185,7 @@ def test_the_conditions_of_2024_cannot_be_taken_for_those_of_the_table() -> None
     assert lines[start + 1 : start + 4] == [
         "  - 2024-NRC1, feature energy outside the top principal components: 0.100",
         "  - 2024-NRC2, feature energy outside the weight's rows: 0.200",
-        "  - 2024-NRC3, distance of the weight's Gram matrix from the targets': -",
+        "  - 2024-NRC3, squared distance of the weight's Gram matrix from the targets': -",
     ]
 
 

@@ -215,7 +215,7 @@ def _last_layer(result: Result) -> list[str]:
     return [
         f"2024-NRC1, feature energy outside the top principal components: {share(last.nrc1)}",
         f"2024-NRC2, feature energy outside the weight's rows: {share(last.nrc2)}",
-        f"2024-NRC3, distance of the weight's Gram matrix from the targets': {share(last.nrc3)}",
+        f"2024-NRC3, squared distance of the weight's Gram matrix from the targets': {share(last.nrc3)}",
     ]
 
 
