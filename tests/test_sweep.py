@@ -417,6 +417,13 @@ def test_a_place_that_cannot_be_written_fails_its_checkpoint_alone() -> None:
     assert "cannot write 'out/wd_0/.1.pth.lock'" in sweep.outcomes[0].reason
 
 
+def test_a_link_to_itself_fails_as_one_checkpoint_and_the_rest_is_scored(folder: Path) -> None:
+    (folder / "runs/wd_0/x.pt").symlink_to("x.pt")
+    sweep = batch_of("runs", "out", include="wd_0")
+    assert states(sweep) == ["scored"] * 3 + ["failed"]
+    assert "Too many levels of symbolic links" in str(sweep.outcomes[3].reason)
+
+
 def test_a_name_that_leaves_no_room_for_a_suffix_fails_its_checkpoint_alone(folder: Path) -> None:
     for length in (200, 246, 250, 255):
         save_network(folder / "runs" / "wd_0" / ("n" * (length - 4) + ".pth"), a_network(1))
