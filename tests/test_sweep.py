@@ -263,6 +263,19 @@ def test_a_damaged_result_is_made_again(damage: str) -> None:
     assert same(Result.from_json(path.read_text()), whole)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_pipe_or_a_device_in_a_result_s_place_is_read_by_nobody() -> None:
+    Path("out/wd_0").mkdir(parents=True)
+    os.mkfifo("out/wd_0/1.pth.json")
+    Path("out/wd_0/2.pth.json").symlink_to("/dev/zero")
+    sweep = batch_of("runs", "out", include=["wd_0"])
+    assert states(sweep) == ["failed", "failed", "scored"]
+    assert [
+        "it is a pipe" in (sweep.outcomes[0].reason or ""),
+        "it is a device" in (sweep.outcomes[1].reason or ""),
+    ] == [True, True]
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder: Path) -> None:
     sweep = batch_of("runs", "out", dry_run=True)
     assert states(sweep) == ["to do"] * 6
