@@ -103,7 +103,7 @@ def test_a_clock_that_was_set_back_does_not_keep_a_silent_owner(path: Path) -> N
 
 @pytest.mark.parametrize("pid", [0, -1])
 def test_a_number_that_means_many_processes_is_no_owner(path: Path, pid: int) -> None:
-    write(path, token="a", place=claims._place(), pid=pid, started="")
+    write(path, token="a", place=claims._place(), pid=pid)
     claim = claims.take(path)
     assert claim is not None
     claim.release()
