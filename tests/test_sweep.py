@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -160,6 +161,26 @@ def test_kept_rows_need_no_file_any_more(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(scorer, "_KEPT_BYTES", 0)
     assert states(batch_of("runs", "out3")) == ["scored"] * 6
     assert len(opened) > for_one
+
+
+@pytest.mark.parametrize("kept", [0, scorer._KEPT_BYTES])
+def test_data_that_change_on_the_way_are_opened_again(
+    folder: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer, "_KEPT_BYTES", kept)
+    data = folder / "runs/data.npz"
+    first = hashlib.sha256(data.read_bytes()).hexdigest()
+
+    def change(_outcome: Outcome, done: int, _total: int) -> None:
+        if done == 1:
+            arrays = dict(np.load(data))
+            np.savez(data, **{**arrays, "y": arrays["y"] * 3 + 1})
+
+    sweep = batch_of("runs", "out", include=["wd_0"], progress=change)
+    second = hashlib.sha256(data.read_bytes()).hexdigest()
+    results = list(sweep.results())
+    assert [result.data.sha256 for result in results] == [first, second, second]
+    assert all(map(same, results[1:], [analyze(f"runs/wd_0/{epoch}.pth") for epoch in (2, 3)]))
 
 
 def test_networks_of_different_kinds_in_turn_score_as_each_does_alone(folder: Path) -> None:

@@ -96,13 +96,13 @@ def read_result(path: Path, asked: str) -> Result | None:
         return None  # whatever else stands there, it is no answer
 
 
-def version_of(path: Path) -> tuple[int, int] | None:
+def version_of(path: Path) -> tuple[int, int, int] | None:
     """What differs between a file and any that takes its place later; None where there is none."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null in it
         return None
-    return status.st_ino, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def write_result(path: Path, result: Result, asked: str, mark: str) -> None:
