@@ -451,6 +451,13 @@ def test_a_place_that_cannot_be_written_fails_its_checkpoint_alone() -> None:
     assert "cannot write 'out/wd_0/.1.pth.lock'" in sweep.outcomes[0].reason
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_folder_in_the_place_of_a_failure_s_record_makes_no_result_bad() -> None:
+    Path("out/wd_0/1.pth.failed.json").mkdir(parents=True)
+    assert states(batch_of("runs", "out", include=["wd_0/1.pth"])) == ["scored"]
+    assert states(batch_of("runs", "out", include=["wd_0/1.pth"])) == ["unchanged"]
+
+
 def test_a_link_to_itself_fails_as_one_checkpoint_and_the_rest_is_scored(folder: Path) -> None:
     (folder / "runs/wd_0/x.pt").symlink_to("x.pt")
     sweep = batch_of("runs", "out", include="wd_0")

@@ -127,7 +127,9 @@ class Scorer:
             if result is None:
                 result, state = self._analyze(question, started), SCORED
                 ledger.write_result(place, result, question.asked, claim.token)
-            ledger.failure_file(output, name).unlink(missing_ok=True)
+            failure = ledger.failure_file(output, name)
+            if not failure.is_dir():  # which is no record of a failure, and makes no result bad
+                failure.unlink(missing_ok=True)
         except (Exception, SystemExit) as error:  # anybody's file and network: the others want their turn
             self._network = None
             return self._record(name, error, claim.token, started)
