@@ -11,6 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from nrc_probe.checkpoint import SUFFIXES
 from nrc_probe.errors import CheckpointError
+from nrc_probe.files import FILE, kind_of
 
 _INDEX = ".safetensors.index.json"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)", re.IGNORECASE)
@@ -25,8 +26,8 @@ def find_checkpoints(
 
     include, exclude: globs on the relative path or the name; an empty `include` takes all.
     Shards stand for themselves only where no index names them. A folder that is named like a
-    checkpoint and holds none counts as a (broken) one. What is hidden is left out, and so are
-    links to folders.
+    checkpoint and holds none counts as a (broken) one, and so does a folder that cannot be listed,
+    or a link that leads to itself. What is hidden is left out, and so are links to folders.
     Raises CheckpointError where `folder` is none, or cannot be listed.
     """
     if not folder.is_dir():
@@ -78,10 +79,26 @@ def _below(folder: Path) -> Iterator[Path]:
     for entry in entries:
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
-            inside = list(_below(path))
-            yield from inside or ([path] if entry.name in names else [])
-        elif entry.name in names and entry.name not in shards and not entry.is_dir():
+            yield from _inside(path) or ([path] if entry.name in names else [])
+        elif entry.name in names and entry.name not in shards and not _leads_to_folder(entry):
             yield path
+
+
+def _inside(folder: Path) -> list[Path]:
+    """As `_below`; a folder that cannot be listed stands for what it holds: opening it says why."""
+    try:
+        return list(_below(folder))
+    except FileNotFoundError:
+        return []  # removed meanwhile
+    except OSError:
+        return [folder]
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, say: opening it says what is wrong
+        return False
 
 
 def _is_named_like_one(name: str) -> bool:
@@ -93,6 +110,8 @@ def _shards(folder: Path, indices: Iterable[str]) -> set[str]:
     shards: set[str] = set()
     for name in indices:
         try:
+            if kind_of(folder / name) != FILE:
+                continue
             places = json.loads((folder / name).read_bytes())["weight_map"]
             shards |= {place for place in places.values() if isinstance(place, str)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

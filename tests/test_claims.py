@@ -92,6 +92,54 @@ def test_a_claim_without_an_owner_is_given_time_to_be_written(path: Path) -> Non
     claim.release()
 
 
+def test_a_clock_that_was_set_back_does_not_keep_a_silent_owner(path: Path) -> None:
+    write(path, age=-60, token="a", place="elsewhere", pid=1)
+    assert claims.take(path) is None
+    write(path, age=-(10**6), token="a", place="elsewhere", pid=1)
+    claim = claims.take(path)
+    assert claim is not None
+    claim.release()
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+def test_a_number_that_means_many_processes_is_no_owner(path: Path, pid: int) -> None:
+    write(path, token="a", place=claims._place(), pid=pid)
+    claim = claims.take(path)
+    assert claim is not None
+    claim.release()
+
+
+def test_a_claim_nested_too_deeply_names_no_owner(path: Path) -> None:
+    path.write_text("[" * 10**5)
+    os.utime(path, (time.time() - 10,) * 2)
+    claim = claims.take(path)
+    assert claim is not None
+    claim.release()
+
+
+IN_THE_WAY = {
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "endless device": lambda path: path.symlink_to("/dev/zero"),
+    "pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("case", IN_THE_WAY)
+def test_what_is_no_file_is_no_claim_and_makes_way(path: Path, case: str) -> None:
+    IN_THE_WAY[case](path)
+    claim = claims.take(path)
+    assert claim is not None
+    assert json.loads(path.read_text())["token"] == claim.token
+    claim.release()
+
+
+def test_a_folder_in_a_claim_s_place_is_an_error(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        claims.take(path)
+
+
 def test_an_owner_shows_that_it_lives(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_HEARTBEAT_SECONDS", 0.01)
     claim = claims.take(path)

@@ -537,3 +537,71 @@ def test_parquet_without_its_extra_names_the_extra(tmp_path: Path, monkeypatch: 
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"needs pyarrow: pip install 'nrc-probe\[parquet\]'"):
         open_dataset(DataSpec("d.parquet", folder=tmp_path))
+
+
+def write_rows(path: Path, inputs: int, targets: int) -> None:
+    with h5py.File(path, "w") as file:
+        file["rgb"], file["targets"] = (
+            np.ones((inputs, 8, 9, 3), np.uint8),
+            np.ones((targets, 28), np.float32),
+        )
+        file["lidar"] = np.ones((3, 2))
+
+
+def test_a_file_of_a_folder_whose_rows_do_not_match_is_named_though_the_totals_agree(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.h5", 5, 5)
+    write_rows(tmp_path / "b.h5", 4, 6)
+    write_rows(tmp_path / "c.h5", 6, 4)
+    message = r"b\.h5: inputs 'rgb' have 4 rows, targets 'targets' have 6; expected as many"
+    for targets in (None, "targets", "targets[1]"):
+        with pytest.raises(DataError, match=message):
+            open_dataset(DataSpec(str(tmp_path), targets=targets))
+    write_rows(tmp_path / "b.h5", 4, 4)
+    write_rows(tmp_path / "c.h5", 6, 6)
+    assert open_dataset(DataSpec(str(tmp_path))).n == 15
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "b.h5": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
+    "c.hdf5": (lambda path: path.symlink_to(path.name), "it cannot be opened \\(Too many levels"),
+    "d.H5": (os.mkfifo, "a pipe"),
+    "e.png": (Path.mkdir, "a folder"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_is_named_like_data_in_a_folder_and_is_no_file_is_not_passed_over(
+    name: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "a.h5", 5, 5)
+    make, what = NO_FILES[name]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=rf"/{name}: {what}.*; expected a file, as its name says$"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_pixels_of_more_than_eight_bits_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", (10, 12), 7).save(tmp_path / "20_0_0_2017.png")
+    assert open_dataset(DataSpec(str(tmp_path))).n == 1
+    image.fromarray(np.full((12, 10), 40_000, np.uint16)).save(tmp_path / "10_0_0_2017.png")
+    with pytest.raises(DataError, match=r"10_0_0_2017\.png: pixels of mode I;16; expected 8 bits a channel"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_a_file_that_cannot_be_read_for_its_fingerprint_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for age in (20, 21):
+        image.new("RGB", (10, 12)).save(tmp_path / f"{age}_0_0_2017.png")
+    opened = Path.open
+
+    def open_(path: Path, *mode: str) -> object:  # as the system does for all but root
+        if path.name == "21_0_0_2017.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *mode)
+
+    monkeypatch.setattr(Path, "open", open_)
+    with pytest.raises(DataError, match=r"21_0_0_2017\.png: the file cannot be read: Permission denied$"):
+        open_dataset(DataSpec(str(tmp_path)))

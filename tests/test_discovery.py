@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path, PurePosixPath
 
@@ -108,3 +109,27 @@ def test_what_is_no_folder_says_what_it_is(make, tmp_path: Path) -> None:
         find_checkpoints(tmp_path / "1.pt")
     with pytest.raises(CheckpointError, match="none: expected a folder of checkpoints, got nothing there"):
         find_checkpoints(tmp_path / "none")
+
+
+def test_a_link_to_itself_and_a_folder_that_cannot_be_listed_count_as_one_checkpoint_each(
+    make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("a/1.pt", "locked/2.pt", "b.pt")
+    (folder / "a/x.pt").symlink_to("x.pt")
+    listed = os.scandir
+
+    def scandir(place: Path) -> object:  # as the system does for all but root
+        if Path(place).name == "locked":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert found(folder) == ["a/1.pt", "a/x.pt", "b.pt", "locked"]
+    with pytest.raises(CheckpointError, match="locked: the folder cannot be listed: Permission denied"):
+        find_checkpoints(folder / "locked")
+
+
+def test_a_pipe_named_like_an_index_is_not_waited_for(make) -> None:
+    folder = make("m-00001-of-00002.safetensors")
+    os.mkfifo(folder / "m.safetensors.index.json")
+    assert found(folder) == ["m-00001-of-00002.safetensors", "m.safetensors.index.json"]

@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -185,6 +186,42 @@ def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert (tmp_path / "nrc-probe.toml").read_text() == "# mine\n"
     init(tmp_path, force=True)
     assert text_of(tmp_path)["model"]["architecture"] == "mlp"
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("target", ["data.npz", "nothing.npz"])
+def test_a_link_to_a_file_of_another_kind_is_not_written_through(
+    target: str, force: bool, tmp_path: Path
+) -> None:
+    save_network(tmp_path / "1.pth")
+    before = save_data(tmp_path / "data.npz").read_bytes()
+    (tmp_path / "nrc-probe.toml").symlink_to(target)
+    with pytest.raises(OutputError, match=r"toml': it is "):
+        init(tmp_path, force=force)
+    assert (tmp_path / "data.npz").read_bytes() == before
+    assert not (tmp_path / "nothing.npz").exists()
+
+
+def test_a_link_to_another_toml_is_written_through(tmp_path: Path) -> None:
+    save_network(tmp_path / "1.pth")
+    (tmp_path / "shared.toml").write_text("# mine\n")
+    (tmp_path / "nrc-probe.toml").symlink_to("shared.toml")
+    init(tmp_path, force=True)
+    assert "[model]" in (tmp_path / "shared.toml").read_text()
+
+
+def test_a_dump_that_lies_near_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    network = teacher()
+    save_state(tmp_path / "1.safetensors", network)
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book["x"], book["y"] = np.ones((400, 5), np.float32), np.ones((400, 2), np.float32)
+    init(tmp_path)
+    assert text_of(tmp_path)["data"]["path"] == "a.h5"
+    with h5py.File(tmp_path / "a.h5", "a") as book:
+        book.attrs["schema"] = "nrc-probe/activations/1"
+    save_taught(tmp_path / "z.npz", network)
+    init(tmp_path, force=True)
+    assert text_of(tmp_path)["data"]["path"] == "z.npz"
 
 
 def test_a_place_that_is_no_folder_is_an_error(tmp_path: Path) -> None:

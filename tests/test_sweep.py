@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -162,6 +163,26 @@ def test_kept_rows_need_no_file_any_more(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(opened) > for_one
 
 
+@pytest.mark.parametrize("kept", [0, scorer._KEPT_BYTES])
+def test_data_that_change_on_the_way_are_opened_again(
+    folder: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer, "_KEPT_BYTES", kept)
+    data = folder / "runs/data.npz"
+    first = hashlib.sha256(data.read_bytes()).hexdigest()
+
+    def change(_outcome: Outcome, done: int, _total: int) -> None:
+        if done == 1:
+            arrays = dict(np.load(data))
+            np.savez(data, **{**arrays, "y": arrays["y"] * 3 + 1})
+
+    sweep = batch_of("runs", "out", include=["wd_0"], progress=change)
+    second = hashlib.sha256(data.read_bytes()).hexdigest()
+    results = list(sweep.results())
+    assert [result.data.sha256 for result in results] == [first, second, second]
+    assert all(map(same, results[1:], [analyze(f"runs/wd_0/{epoch}.pth") for epoch in (2, 3)]))
+
+
 def test_networks_of_different_kinds_in_turn_score_as_each_does_alone(folder: Path) -> None:
     save_network(folder / "runs" / "wd_0" / "2.pth", a_network(2, width=12))
     save_network(folder / "runs" / "wd_0" / "3.pth", a_network(3).double())
@@ -261,6 +282,19 @@ def test_a_damaged_result_is_made_again(damage: str) -> None:
     path.write_text(damage or path.read_text()[:-200])
     assert states(batch_of("runs", "out", include=["wd_0/1.pth"])) == ["scored"]
     assert same(Result.from_json(path.read_text()), whole)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pipe_or_a_device_in_a_result_s_place_is_read_by_nobody() -> None:
+    Path("out/wd_0").mkdir(parents=True)
+    os.mkfifo("out/wd_0/1.pth.json")
+    Path("out/wd_0/2.pth.json").symlink_to("/dev/zero")
+    sweep = batch_of("runs", "out", include=["wd_0"])
+    assert states(sweep) == ["failed", "failed", "scored"]
+    assert [
+        "it is a pipe" in (sweep.outcomes[0].reason or ""),
+        "it is a device" in (sweep.outcomes[1].reason or ""),
+    ] == [True, True]
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder: Path) -> None:
@@ -415,6 +449,20 @@ def test_a_place_that_cannot_be_written_fails_its_checkpoint_alone() -> None:
     sweep = batch_of("runs", "out")
     assert states(sweep) == ["failed"] * 3 + ["scored"] * 3
     assert "cannot write 'out/wd_0/.1.pth.lock'" in sweep.outcomes[0].reason
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_in_the_place_of_a_failure_s_record_makes_no_result_bad() -> None:
+    Path("out/wd_0/1.pth.failed.json").mkdir(parents=True)
+    assert states(batch_of("runs", "out", include=["wd_0/1.pth"])) == ["scored"]
+    assert states(batch_of("runs", "out", include=["wd_0/1.pth"])) == ["unchanged"]
+
+
+def test_a_link_to_itself_fails_as_one_checkpoint_and_the_rest_is_scored(folder: Path) -> None:
+    (folder / "runs/wd_0/x.pt").symlink_to("x.pt")
+    sweep = batch_of("runs", "out", include="wd_0")
+    assert states(sweep) == ["scored"] * 3 + ["failed"]
+    assert "Too many levels of symbolic links" in str(sweep.outcomes[3].reason)
 
 
 def test_a_name_that_leaves_no_room_for_a_suffix_fails_its_checkpoint_alone(folder: Path) -> None:

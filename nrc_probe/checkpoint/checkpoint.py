@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -114,6 +115,8 @@ def _require_file(path: Path) -> None:
     kind = kind_of(path)
     if kind is None:
         raise CheckpointError("there is no such file")
+    if kind == "a folder" and not os.access(path, os.R_OK | os.X_OK):
+        raise CheckpointError("expected a checkpoint file, got a folder that may not be listed")
     if kind != FILE:
         raise CheckpointError(f"expected a checkpoint file, got {kind}; name a file")
 

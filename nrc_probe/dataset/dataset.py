@@ -267,7 +267,10 @@ def _fingerprint(files: Sequence[Path]) -> str:
     for path in files:
         if len(files) > 1:
             digest.update(os.fsencode(path.name))
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from nrc_probe.dataset.readers import read_contents
 from nrc_probe.dataset.rows import Array, Blocks, block_rows, numpy_array, spans, to_tensor
 from nrc_probe.dataset.tables import reading
 from nrc_probe.errors import DataError
+from nrc_probe.files import kind_of
 
 _HDF5 = (".h5", ".hdf5")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _FACE_FORM = "[age]_[gender]_[race]_[date].jpg"
 _FACE = re.compile(r"(\d{1,3})_[01]_[0-4]_\d+(\.jpg\.chip)?\.(jpe?g|png)", re.IGNORECASE)
+_EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+"""Pillow's names of pixels whose conversion to RGB bytes clips nothing."""
 _LISTED = 3
 
 
@@ -29,7 +32,8 @@ def read_folder(
 
     HDF5 files (CARLA's) hold the same arrays and are read one after the other. Images named as in
     UTKFace ([age]_[gender]_[race]_[date].jpg) are inputs (n, height, width, 3), their ages the targets.
-    Raises DataError where the folder holds neither, or both; hidden files do not count.
+    Raises DataError where the folder holds neither, or both, or where inputs and targets of one file
+    differ in rows; hidden files do not count.
     """
     files = _listed(folder, place)
     tables = tuple(path for path in files if path.suffix.lower() in _HDF5)
@@ -41,23 +45,43 @@ def read_folder(
             f"or of images named {_FACE_FORM}"
         )
     if tables:
-        return choose(_chained(tables, place), inputs, targets, place), tables
+        contents = [(path, _arrays(path, f"{place}/{path.name}")) for path in tables]
+        choice = choose(_chained(contents, place), inputs, targets, place)
+        _check_rows(contents, choice, place)
+        return choice, tables
     if named := inputs or targets:
         raise DataError(f"{place}: a folder of images has no array '{named}'; its targets are the ages")
     return _faces(files, place)
 
 
 def _listed(folder: Path, place: str) -> list[Path]:
-    """The files in a folder by name, but the hidden ones."""
+    """The files in a folder by name, but the hidden ones.
+
+    Raises DataError where something else is named like data: rows left out in silence are missed by nobody.
+    """
     try:
-        return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        files = [path for path in paths if path.is_file()]
     except OSError as error:
         raise DataError(f"{place}: the folder cannot be read ({error.strerror})") from error
+    for path in sorted(set(paths) - set(files)):
+        if path.suffix.lower() in (*_HDF5, *_IMAGES):
+            raise DataError(f"{place}/{path.name}: {_what_else(path)}; expected a file, as its name says")
+    return files
 
 
-def _chained(files: tuple[Path, ...], place: str) -> Mapping[str, Array]:
+def _what_else(path: Path) -> str:
+    try:
+        return kind_of(path) or "a link to nothing"
+    except OSError as error:
+        return f"it cannot be opened ({error.strerror})"
+
+
+_Contents = Sequence[tuple[Path, Mapping[str, Array]]]
+
+
+def _chained(contents: _Contents, place: str) -> Mapping[str, Array]:
     """The arrays of the first file, each with the rows of all files one after the other."""
-    contents = [(path, _arrays(path, f"{place}/{path.name}")) for path in files]
     first, expected = contents[0]
     for path, arrays in contents:
         for name, array in expected.items():
@@ -69,6 +93,24 @@ def _chained(files: tuple[Path, ...], place: str) -> Mapping[str, Array]:
                     f"{array} {array.dtype}, whatever the rows; got {got}"
                 )
     return {name: _chain([arrays[name] for _, arrays in contents]) for name in expected}
+
+
+def _check_rows(contents: _Contents, choice: Choice, place: str) -> None:
+    """Raise DataError for the first file whose inputs and targets differ in rows, equal totals or not."""
+    for path, arrays in contents:
+        inputs, targets = (_stored(arrays, part.name) for part in (choice.inputs, choice.targets))
+        if inputs is None or targets is None or not (inputs.shape and targets.shape):
+            continue  # no data, and said so where they are checked
+        if inputs.shape[0] != targets.shape[0]:
+            raise DataError(
+                f"{place}/{path.name}: inputs '{inputs.name}' have {inputs.shape[0]} rows, "
+                f"targets '{targets.name}' have {targets.shape[0]}; expected as many"
+            )
+
+
+def _stored(arrays: Mapping[str, Array], name: str) -> Array | None:
+    """The array of this name, or the one that "name[columns]" is cut from."""
+    return arrays.get(name) or arrays.get(name.rpartition("[")[0])
 
 
 def _arrays(path: Path, place: str) -> Mapping[str, Array]:
@@ -126,7 +168,10 @@ def _images(files: tuple[Path, ...], place: str) -> Array:
 
 
 def _decoded(path: Path, folder: str, expected: tuple[int, int] | None) -> np.ndarray[Any, Any]:
-    """One image as RGB bytes (height, width, 3); DataError where its size is not the expected one."""
+    """One image as RGB bytes (height, width, 3).
+
+    Raises DataError where its size is not the expected one, or its pixels hold more than bytes.
+    """
     place = f"{folder}/{path.name}"
     try:
         from PIL import Image
@@ -139,4 +184,6 @@ def _decoded(path: Path, folder: str, expected: tuple[int, int] | None) -> np.nd
                 f"{place}: {image.width} x {image.height} pixels, "
                 f"the images before it {expected[1]} x {expected[0]}; expected one size"
             )
+        if image.mode not in _EIGHT_BITS:
+            raise DataError(f"{place}: pixels of mode {image.mode}; expected 8 bits a channel (convert it)")
         return np.asarray(image.convert("RGB"))

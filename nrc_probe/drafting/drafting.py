@@ -59,12 +59,14 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
     The network is that of the last checkpoint; data files lie in the folder, below or beside it and
     fit the network; activation and standardisation are those with which it predicts best.
     force: replace a file that is there.
-    Raises CheckpointError where there is no such folder; OutputError where the file is there.
+    Raises CheckpointError where there is no such folder; OutputError where the file is there, or is
+    a link to a file of another kind.
     """
     path = Path(folder) / FILE_NAME
     subject = find_subject(Path(folder))
     if path.exists() and not force:
         raise OutputError(f"cannot write '{path}': it is there already (add --force to replace it)")
+    _check_link(path)
     lines = _Lines()
     data, heldout, others = _chosen(find_data(Path(folder), subject))
     reading = best_reading(subject, data) if subject and data else None
@@ -76,6 +78,13 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
     text = "\n".join(lines.text) + "\n"
     write_text(path, text)
     return Draft(path, text, tuple(lines.found), tuple(lines.missing))
+
+
+def _check_link(path: Path) -> None:
+    """Raise OutputError where `path` leads to a data set, say, which would be replaced."""
+    target = Path(os.path.realpath(path))
+    if path.is_symlink() and target.suffix != path.suffix:
+        raise OutputError(f"cannot write '{path}': it is a link to '{target}', no .toml (remove the link)")
 
 
 # -------------------------------------------------------------------------------------- the tables

@@ -23,6 +23,7 @@ from nrc_probe.errors import CheckpointError, ProbeError
 from nrc_probe.forward import PassSettings, prepared, run_pass
 from nrc_probe.layers import find_layers
 from nrc_probe.spec import DataSpec
+from nrc_probe.store.reading import is_store
 
 _CHECKPOINTS_TRIED = 5
 _FILES_TRIED = 100
@@ -173,7 +174,7 @@ def _is_text(name: str) -> bool:
 
 
 def _fit(path: Path, subject: Subject | None) -> Fit | None:
-    if path.stat().st_size > _LARGEST:
+    if path.stat().st_size > _LARGEST or is_store(path):  # a dump's targets are no data set's
         return None
     try:
         names = list(_names(read_contents(path, str(path)), subject))

@@ -20,11 +20,15 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
+from nrc_probe.files import FILE, kind_of
+
 _HEARTBEAT_SECONDS = 15.0
 _SILENT_SECONDS = 150.0
 """After so long without a heartbeat an owner on another machine counts as gone."""
 _WRITING_SECONDS = 2.0
 """So old, a claim that names no owner was left by one that died while writing it."""
+_OWNER_BYTES = 4096
+"""More than any owner writes."""
 
 
 @dataclass(eq=False)
@@ -85,6 +89,8 @@ def _clear_if_lost(path: Path) -> bool:
     """Remove a claim, and the temporary files of its owner, if the owner is gone."""
     if not _is_lost(path):
         return False
+    if not _is_file(path):
+        return _remove_what_is_no_claim(path)
     with _alone_with(path) as still_there:
         if not (still_there and _is_lost(path)):
             return False
@@ -94,6 +100,22 @@ def _clear_if_lost(path: Path) -> bool:
                 left.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         return True
+
+
+def _remove_what_is_no_claim(path: Path) -> bool:
+    """Remove a link, pipe or the like, which no process left as a claim; OSError for a folder.
+
+    Under the kernel's lock on the folder: whoever comes second must not remove the first one's claim.
+    """
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not _is_lost(path) or _is_file(path):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -123,12 +145,23 @@ def _is_at(handle: int, path: Path) -> bool:
 
 def _is_lost(path: Path) -> bool:
     """Whether the owner of an existing claim is gone; False where the claim is."""
+    if not _is_file(path):
+        return os.path.lexists(path)
     owner = _owner(path)
     if owner.get("place") == _place() and isinstance(owner.get("pid"), int):
         return not _runs(owner)
     patience = _SILENT_SECONDS if owner else _WRITING_SECONDS
     try:
-        return _now(path.parent) - path.stat().st_mtime > patience
+        # or as far in the future: a clock was set back since, and nobody renews it
+        return abs(_now(path.parent) - path.stat().st_mtime) > patience
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file lies at `path` itself: a claim is no link, pipe or folder."""
+    try:
+        return not path.is_symlink() and kind_of(path) == FILE
     except OSError:
         return False
 
@@ -136,8 +169,11 @@ def _is_lost(path: Path) -> bool:
 def _owner(path: Path) -> Mapping[str, object]:
     """What the claim says of its owner; empty where it cannot be read."""
     try:
-        owner = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        if not _is_file(path):
+            return {}
+        with path.open("rb") as file:
+            owner = json.loads(file.read(_OWNER_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 
@@ -150,6 +186,8 @@ def _myself() -> dict[str, object]:
 def _runs(owner: Mapping[str, object]) -> bool:
     pid = owner["pid"]
     assert isinstance(pid, int)
+    if pid < 1:
+        return False  # to the kernel 0 and -1 mean many processes, which do run
     silent: list[str | None] = [""]
     try:
         os.kill(pid, 0)

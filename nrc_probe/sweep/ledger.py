@@ -19,6 +19,7 @@ from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.config import Config
 from nrc_probe.dataset import Dataset
 from nrc_probe.errors import ProbeError
+from nrc_probe.files import FILE, kind_of
 from nrc_probe.plain import printable
 from nrc_probe.result import Result, Settings
 from nrc_probe.spec import DataSpec
@@ -86,6 +87,8 @@ def _data(spec: DataSpec, dataset: Dataset) -> dict[str, object]:
 def read_result(path: Path, asked: str) -> Result | None:
     """The result at `path` if it answers what is asked, by its fingerprint; else None."""
     try:
+        if kind_of(path) != FILE:
+            return None
         text = path.read_text(encoding="utf-8")
         entry = json.loads(text)[_ENTRY]
         return Result.from_json(text) if entry["fingerprint"] == asked else None
@@ -93,13 +96,13 @@ def read_result(path: Path, asked: str) -> Result | None:
         return None  # whatever else stands there, it is no answer
 
 
-def version_of(path: Path) -> tuple[int, int] | None:
+def version_of(path: Path) -> tuple[int, int, int] | None:
     """What differs between a file and any that takes its place later; None where there is none."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null in it
         return None
-    return status.st_ino, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def write_result(path: Path, result: Result, asked: str, mark: str) -> None:

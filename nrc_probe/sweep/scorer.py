@@ -16,9 +16,10 @@ from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.config import Config
 from nrc_probe.dataset import Dataset, bytes_in_memory, keep_rows
 from nrc_probe.errors import OutputError
+from nrc_probe.files import from_home
 from nrc_probe.probe import analyze_subject
 from nrc_probe.result import Result
-from nrc_probe.spec import ModelSpec
+from nrc_probe.spec import DataSpec, ModelSpec
 from nrc_probe.sweep import claims, ledger
 from nrc_probe.sweep.outcome import FAILED, SCORED, TAKEN, TO_DO, UNCHANGED, Outcome, glance_at
 
@@ -47,7 +48,7 @@ class Scorer:
     """Scores checkpoints one by one; what the next one can use again is kept in between."""
 
     errand: Errand
-    _data: dict[str, DataSets] = field(default_factory=dict)
+    _data: dict[str, _Opened] = field(default_factory=dict)
     _bytes_kept: int = 0
     _network: tuple[object, Network] | None = None
 
@@ -126,7 +127,9 @@ class Scorer:
             if result is None:
                 result, state = self._analyze(question, started), SCORED
                 ledger.write_result(place, result, question.asked, claim.token)
-            ledger.failure_file(output, name).unlink(missing_ok=True)
+            failure = ledger.failure_file(output, name)
+            if not failure.is_dir():  # which is no record of a failure, and makes no result bad
+                failure.unlink(missing_ok=True)
         except (Exception, SystemExit) as error:  # anybody's file and network: the others want their turn
             self._network = None
             return self._record(name, error, claim.token, started)
@@ -166,12 +169,20 @@ class Scorer:
             return analyze_subject(subject, lambda: question.data_sets, None, started)
 
     def _data_sets(self, config: Config) -> DataSets:
-        """The data, opened once for each way in which folders describe them."""
-        spec = repr((config.data, config.held_out()))
-        if spec not in self._data:
-            first, second = open_data_sets(config, None, None)
-            self._data[spec] = (self._kept(first), second and self._kept(second))
-        return self._data[spec]
+        """The data, opened once for each way in which folders describe them, and when files change."""
+        specs = (config.data, config.held_out())
+        versions = [_versions(spec) for spec in specs if spec]  # before opening: no change is missed
+        before = self._data.get(repr(specs))
+        if before and before.versions == versions:
+            return before.data_sets
+        if before:
+            del self._data[repr(specs)]
+            self._bytes_kept -= before.bytes_kept
+        others = self._bytes_kept
+        first, second = open_data_sets(config, None, None)
+        data_sets = (self._kept(first), second and self._kept(second))
+        self._data[repr(specs)] = _Opened(data_sets, versions, self._bytes_kept - others)
+        return data_sets
 
     def _kept(self, dataset: Dataset) -> Dataset:
         size = bytes_in_memory(dataset)
@@ -193,6 +204,25 @@ class Scorer:
         # a factory's network is anybody's code, which may remember what it has seen
         self._network = (looks, network) if network.source != "factory" else None
         return network
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """Data sets, and what their files were when they were opened."""
+
+    data_sets: DataSets
+    versions: list[object]
+    bytes_kept: int
+
+
+def _versions(spec: DataSpec) -> object:
+    """What changes with any file that a data set is read from; of a factory nothing is known."""
+    beside = (spec.targets, spec.standardize)
+    names = [spec.path, *(name for name in beside if isinstance(name, str))]  # targets: a file or no path
+    paths = [(spec.folder or Path()) / from_home(name) for name in names if name]
+    with suppress(OSError, ValueError):  # no folder: one file
+        paths += sorted(paths[0].iterdir()) if paths else []
+    return [(path, ledger.version_of(path)) for path in paths]
 
 
 @dataclass(frozen=True, eq=False)

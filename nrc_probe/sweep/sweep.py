@@ -166,21 +166,22 @@ def _names(errand: Errand, include: Sequence[str], exclude: Sequence[str]) -> li
 
 def _without_data(paths: Iterable[PurePosixPath], errand: Errand) -> Iterator[PurePosixPath]:
     """The paths but those that are named as data: a data set may end in .pt or .safetensors too."""
-    data: dict[PurePosixPath, set[Path]] = {}
+    data: dict[PurePosixPath, set[str]] = {}
     for path in paths:
         place = errand.folder / path
         if path.parent not in data:
             data[path.parent] = set(_data_of(place, errand))
-        if place.resolve() not in data[path.parent]:
+        if os.path.realpath(place) not in data[path.parent]:
             yield path
 
 
-def _data_of(checkpoint: Path, errand: Errand) -> Iterator[Path]:
+def _data_of(checkpoint: Path, errand: Errand) -> Iterator[str]:
     try:
         config = read_request(checkpoint, errand.options, errand.data)
     except ProbeError:  # scoring it will say so
         return
-    yield from (path.resolve() for path in data_files(config))
+    # not Path.resolve, which some versions of Python refuse for a link that leads to itself
+    yield from (os.path.realpath(path) for path in data_files(config))
 
 
 def _unmatched(folder: Path, exclude: Sequence[str]) -> tuple[str, ...]:
