@@ -811,6 +811,45 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     assert score(tmp_path / "far" / "b.h5").data.n == 60
 
 
+def linked(partial, data):
+    partial.symlink_to(data)
+
+
+def hard_linked(partial, data):
+    partial.hardlink_to(data)
+
+
+def foreign(partial, _):
+    partial.write_bytes(b"a diary")
+
+
+@pytest.mark.parametrize(
+    ("lay", "words"), [(linked, "is a link"), (hard_linked, "has 2 names"), (foreign, "no unfinished dump")]
+)
+def test_what_lies_where_a_dump_begins_is_spared(lay, words, tmp_path):
+    checkpoint, data = study(tmp_path)
+    partial = partial_of(tmp_path / "a.h5")
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"")
+    lay(partial, kept)
+    kept.write_bytes(kept.read_bytes() or b"\0" * 100)
+    before = partial.read_bytes()
+    with pytest.raises(StoreError, match=rf"a\.h5\.partial: .*{words}.*another output") as refusal:
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert "\n" not in str(refusal.value)
+    assert partial.read_bytes() == before
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_remnant_of_a_dump_that_committed_nothing_is_replaced(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "b.h5")
+    for content in (b"", b"\0" * 100 + b"rows", (tmp_path / "b.h5").read_bytes()):
+        partial_of(tmp_path / "a.h5").write_bytes(content)
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+        assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
 def test_a_journal_without_its_file_is_no_unfinished_dump(tmp_path):
     checkpoint, data = study(tmp_path)
     journal_of(partial_of(tmp_path / "a.h5")).write_bytes(b"left by a process that ended as it tidied up")

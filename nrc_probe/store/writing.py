@@ -13,6 +13,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from nrc_probe.errors import OutputError, StoreError
+from nrc_probe.files import FILE, kind_of
 from nrc_probe.layers import Layer
 from nrc_probe.scoring import reader_of
 from nrc_probe.store.committed import CommittedFile, journal_of
@@ -34,6 +35,8 @@ from nrc_probe.store.tell import begin_book, describe_layer, told
 _SECONDS_BETWEEN_COMMITS = 2.0
 _WIDE = "float64"
 """Of targets and outputs: they are narrow, and the network's own error keeps its digits."""
+_HEAD_BYTES = 48
+"""Of an HDF5 file's first table."""
 _GAPS = "did not run in every batch"
 
 
@@ -83,6 +86,30 @@ def give_name(output: Path) -> bool:
     return whole
 
 
+def _check_ours(partial: Path) -> None:
+    """Raise StoreError where another's file lies at `partial`: it would be lost."""
+    if kind_of(partial) == FILE and not journal_of(partial).exists() and not _is_remnant(partial):
+        raise StoreError(
+            f"{partial}: is there, and is no unfinished dump: it would be written over "
+            "(move it away, or name another output)"
+        )
+
+
+def _is_remnant(path: Path) -> bool:
+    """Whether a dump that ended before its first commit left this: HDF5 writes the file's head last."""
+    import h5py
+
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head.strip(b"\0"):
+        return True
+    try:
+        with h5py.File(path, "r", locking=False) as book:
+            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return False
+
+
 def _rename(partial: Path, output: Path) -> None:
     partial.replace(output)
     journal_of(partial).unlink(missing_ok=True)  # in this order: without it, a partial file is nothing
@@ -118,6 +145,8 @@ class ActivationWriter:
         self._finished = False
         self._book: Any = None
         try:
+            if not self._resumed:
+                _check_ours(partial)
             self._file = CommittedFile(partial, create=not self._resumed)
         except OSError as error:
             raise self._refusal(error) from error
