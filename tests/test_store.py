@@ -570,6 +570,9 @@ def test_a_link_to_a_group_in_another_file_is_not_followed(tmp_path):
         ("targets", np.full((60, 2), np.inf), "targets are not finite (first at row 0, position 0)"),
         ("targets", np.zeros((60, 2, 2)), "'/targets': expected numbers (n, d)"),
         ("targets", np.zeros((0, 2)), "there are no rows in it"),
+        ("outputs", np.zeros((60, 1)), "'/outputs': expected the shape of the targets, (60, 2), got (60, 1)"),
+        ("outputs", np.zeros((59, 2)), "'/outputs': expected the shape of the targets, (60, 2), got (59, 2)"),
+        ("outputs", np.zeros(60), "'/outputs': expected numbers (n, d)"),
         ("n", 61, "it says that it has 61 rows, but it has 60: damaged"),
         ("layers/0/features", np.zeros((59, 5)), "layer '0': features have 59 rows, its targets (60, 2)"),
         (

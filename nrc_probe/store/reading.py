@@ -244,10 +244,20 @@ def _sum_rows(store: Store, layers: Sequence[StoredLayer], settings: Settings, t
             skipped[layer.name] = found
         else:
             moments[layer.name] = found
+    if "outputs" in store.book:
+        _check_outputs(store)
     outputs = _blocks(store.book, "outputs") if "outputs" in store.book else None
     targets, rows = _blocks(store.book, "targets"), _batch_rows(store, store.n)
     residuals, fault = error_moments(targets, outputs, store.target_dim, rows, tick)
     return Pass(moments, skipped, residuals, fault, knows_outputs=outputs is not None)
+
+
+def _check_outputs(store: Store) -> None:
+    outputs = _shape(store.book, "outputs")
+    if outputs != (store.n, store.target_dim):
+        raise StoreError(
+            f"'/outputs': expected the shape of the targets, {(store.n, store.target_dim)}, got {outputs}"
+        )
 
 
 def _layer_moments(store: Store, layer: StoredLayer, settings: Settings, tick: Tick) -> Moments | str:
