@@ -607,6 +607,67 @@ def test_values_that_mean_nothing_in_features_leave_their_layer_out(tmp_path):
     assert scored.skipped[0].reason == "its input is not finite (first at row 0, position 0)"
 
 
+M = "moments/layers.2"
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "words"),
+    [
+        (f"{M}/n", lambda n: n + 1, f"'/{M}/n': 61 rows, but the network's errors are of 60"),
+        (f"{M}/n", lambda n: n - 60, f"'/{M}/n': expected a number of rows, got 0"),
+        (f"{M}/n", lambda n: n + 0.5, f"'/{M}/n': expected a number of rows, got 60.5"),
+        ("residuals/n", lambda n: n * np.ones(1, int), "cut short, damaged or no file"),
+        (f"{M}/mean_y", lambda y: y + 1, f"'/{M}/mean_y': is of other targets"),
+        (f"{M}/scatter_yy", lambda y: y * 2, f"'/{M}/scatter_yy': is of other targets"),
+        (f"{M}/scatter_hh", np.triu, f"'/{M}/scatter_hh': expected a symmetric matrix"),
+        (f"{M}/scatter_hh", lambda h: h * np.nan, f"'/{M}/scatter_hh': expected finite numbers"),
+        (f"{M}/scatter_hy", lambda h: h * np.inf, f"'/{M}/scatter_hy': expected finite numbers"),
+        (f"{M}/mean_h", lambda h: h * 1j, f"'/{M}/mean_h': expected real numbers, got complex128"),
+        ("residuals/mean_h", lambda h: h * np.nan, "'/residuals/mean_h': expected finite numbers"),
+        ("residuals/mean_y", lambda y: y * np.nan, "'/residuals/mean_y': expected finite numbers"),
+    ],
+)
+def test_moments_that_are_not_of_one_pass_are_refused(place, change, words, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        value = book[place][()]
+        del book[place]
+        book[place] = change(value)
+    refused(tmp_path / "m.h5", "m.h5", words)
+
+
+def test_moments_of_other_targets_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        for name, shape in (("mean_y", (1,)), ("scatter_hy", (8, 1)), ("scatter_yy", (1, 1))):
+            del book[f"{M}/{name}"]
+            book[f"{M}/{name}"] = np.ones(shape)
+    refused(tmp_path / "m.h5", f"'/{M}': is of 1 targets, the network's errors of 2")
+
+
+def test_a_layer_without_moments_is_said_to_be_left_out(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book[M]
+    scored = score(tmp_path / "m.h5")
+    assert [(left.name, left.reason) for left in scored.skipped] == [
+        ("layers.2", "the file holds no moments of it")
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fast"}], ids=str)
+def test_moments_beside_targets_far_from_zero_are_taken(options, tmp_path):
+    x, y = study_arrays()
+    for targets in (y + 1e6, np.hstack([y, np.full((60, 1), 0.1)]), np.sort(y, 0) * 1e-9):
+        net = small_network() if targets.shape[1] == 2 else nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+        arrays = x, targets.astype(np.float64)
+        dump(net, arrays, output=tmp_path / "m.h5", moments_only=True, batch_size=1, **options)
+        assert score(tmp_path / "m.h5") == analyze(net, arrays, batch_size=1, **options)
+
+
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(hopper):
     with pytest.raises(LayerError, match=r"layer 'fc3' is not in .*a\.h5; it has: layers\.0, layers\.2"):
         score(hopper[1], layers=["fc3"])

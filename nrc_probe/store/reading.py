@@ -15,7 +15,7 @@ from torch import Tensor
 from nrc_probe.dataset.rows import Blocks, block_rows, spans, to_tensor
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
-from nrc_probe.moments import Moments
+from nrc_probe.moments import FAST, Moments
 from nrc_probe.result import Settings
 from nrc_probe.store.layout import SCHEMA, layer_name, load_filters, read_array, readable, word_sum
 from nrc_probe.store.story import Story
@@ -132,7 +132,7 @@ def read_heldout(store: Store, layers: Sequence[StoredLayer]) -> Pass | None:
     with readable(store.path):
         if "heldout" not in store.book:
             return None
-        return load_pass(store.book["heldout"], [layer.name for layer in layers])
+        return _load_pass(store, store.book["heldout"], layers)
 
 
 # ------------------------------------------------------------------------------------ what is there
@@ -225,8 +225,16 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
 
 def _load_sums(store: Store, layers: Sequence[StoredLayer], settings: Settings) -> Pass:
     wide = {layer.name: reason for layer in layers if (reason := _too_wide(layer, settings))}
-    watched = load_pass(store.book, [layer.name for layer in layers if layer.name not in wide])
+    watched = _load_pass(store, store.book, [layer for layer in layers if layer.name not in wide])
     return replace(watched, skipped={**watched.skipped, **wide})
+
+
+def _load_pass(store: Store, group: Any, layers: Sequence[StoredLayer]) -> Pass:
+    settings = store.story.settings if store.story else None
+    pooling = settings.pooling if settings else str(store.book.attrs.get("pooling", ""))
+    precision = settings.precision if settings else FAST
+    names = [layer.name for layer in layers]
+    return load_pass(group, names, same_rows=pooling != "tokens", precision=precision)
 
 
 def _too_wide(layer: StoredLayer, settings: Settings) -> str | None:
