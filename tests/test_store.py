@@ -439,6 +439,15 @@ def test_what_is_called_whole_but_does_not_say_so_is_refused(tmp_path):
     refused(tmp_path / "a.h5", "not complete", "--resume")
 
 
+@pytest.mark.parametrize("said", ["False", "True", 1, [True]], ids=repr)
+def test_only_a_true_boolean_calls_a_file_whole(said, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", moments_only=True)
+    with h5py.File(tmp_path / "a.h5", "r+") as book:
+        book.attrs["complete"] = said
+    refused(tmp_path / "a.h5", "the dump is not complete")
+
+
 def test_what_is_no_such_file_is_refused(tmp_path):
     refused(tmp_path / "none.h5", "there is no such file", "nrc-probe dump")
     refused(tmp_path, "expected a file")

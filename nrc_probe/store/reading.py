@@ -17,7 +17,15 @@ from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import FAST, Moments
 from nrc_probe.result import Settings
-from nrc_probe.store.layout import SCHEMA, layer_name, load_filters, read_array, readable, word_sum
+from nrc_probe.store.layout import (
+    SCHEMA,
+    is_complete,
+    layer_name,
+    load_filters,
+    read_array,
+    readable,
+    word_sum,
+)
 from nrc_probe.store.story import Story
 from nrc_probe.store.stream import checks_name
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
@@ -91,7 +99,7 @@ def open_store(path: Path) -> Iterator[Store]:
     with book:
         with readable(path):
             store = read_book(path, book)
-            if not book.attrs.get("complete", False):
+            if not is_complete(book):
                 raise StoreError(f"the dump is not complete; {_way_to_resume(path)}")
             if int(book.attrs.get("n", store.n)) != store.n:
                 raise StoreError(f"it says that it has {book.attrs['n']} rows, but it has {store.n}: damaged")

@@ -19,6 +19,7 @@ from nrc_probe.scoring import reader_of
 from nrc_probe.store.committed import CommittedFile, journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
+    is_complete,
     layer_name,
     link_name,
     read_text,
@@ -80,7 +81,7 @@ def give_name(output: Path) -> bool:
     with readable(partial):
         file = CommittedFile(partial, create=False)
         with closing(file), h5py.File(file, "r") as book:
-            whole = bool(book.attrs.get("complete", False))
+            whole = is_complete(book)
     if whole:
         _rename(partial, output)
     return whole
