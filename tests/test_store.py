@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -921,6 +922,23 @@ def test_a_remnant_of_a_dump_that_committed_nothing_is_replaced(tmp_path):
         partial_of(tmp_path / "a.h5").write_bytes(content)
         dump(checkpoint, data, output=tmp_path / "a.h5")
         assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
+def test_a_pipe_for_a_journal_is_refused_and_not_waited_for(interrupted):
+    checkpoint, data, path = interrupted
+    journal_of(partial_of(path)).unlink()
+    os.mkfifo(journal_of(partial_of(path)))
+    for read in (lambda: resume(checkpoint, data, path), lambda: info(path)):
+        with pytest.raises(StoreError, match=r"its journal 'a\.h5\.partial\.journal' is no ordinary file"):
+            read()
+
+
+@pytest.mark.parametrize("length", [248, 255])
+def test_a_name_that_leaves_no_room_for_its_partial_file_is_named(length, tmp_path):
+    checkpoint, data = study(tmp_path)
+    name = "a" * (length - 3) + ".h5"
+    with pytest.raises(OutputError, match=rf"cannot write '.*{name}': File name too long"):
+        dump(checkpoint, data, output=tmp_path / name)
 
 
 def test_a_journal_without_its_file_is_no_unfinished_dump(tmp_path):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nrc_probe.errors import StoreError
+from nrc_probe.files import FILE, kind_of
 
 _MAGIC = b"nrcjrnl1"
 _HEAD = struct.Struct("<8sQQI")
@@ -166,6 +167,8 @@ def read_journal(path: Path) -> tuple[int, Sequence[Change]]:
 
     Raises StoreError where there is no journal, or it is not whole.
     """
+    if kind_of(journal_of(path)) not in (FILE, None):  # a pipe may never end
+        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is no ordinary file (remove it)")
     try:
         content = journal_of(path).read_bytes()
         magic, size, count, check = _HEAD.unpack_from(content)

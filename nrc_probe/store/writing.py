@@ -67,8 +67,14 @@ def partial_of(output: Path) -> Path:
 
 
 def is_unfinished(output: Path) -> bool:
-    """Whether a dump to `output` was interrupted after something of it was made to survive."""
-    return partial_of(output).exists() and journal_of(partial_of(output)).exists()
+    """Whether a dump to `output` was interrupted after something of it was made to survive.
+
+    Raises OutputError where that cannot be found out, as of a name that is too long.
+    """
+    try:
+        return partial_of(output).exists() and journal_of(partial_of(output)).exists()
+    except OSError as error:
+        raise OutputError(f"cannot write '{output}': {error.strerror} (name another file)") from error
 
 
 def give_name(output: Path) -> bool:
