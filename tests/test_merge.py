@@ -119,6 +119,20 @@ def test_moments_of_another_checkpoint_or_of_other_weights_are_refused(shards, t
         merge(files, output=tmp_path / "m.h5")
 
 
+def test_the_same_rows_without_a_fingerprint_are_not_counted_twice(shards, tmp_path):
+    checkpoint, names, _ = shards
+    arrays = [arrays_in(name) for name in (names[0], names[0], names[2])]
+    files = [tmp_path / f"live{k}.h5" for k in range(3)]
+    for file, rows, size in zip(files, arrays, (1, 8, 8), strict=True):
+        dump(checkpoint, (rows["x"], rows["y"]), output=file, moments_only=True, batch_size=size)
+    for pair in ((files[0], files[0]), (files[0], files[1])):
+        with pytest.raises(StoreError, match=r"has the same number of rows and the same sums as .*live0\.h5"):
+            merge(pair, output=tmp_path / "m.h5")
+    with pytest.raises(StoreError, match="the same sums as"):
+        merge([files[0], sums(checkpoint, names[0])], output=tmp_path / "m.h5")
+    assert merge([files[0], files[2]], output=tmp_path / "m.h5").n == 89
+
+
 def doubled(module):
     for parameter in module.parameters(recurse=False):
         parameter.data *= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -439,6 +440,15 @@ def test_what_is_called_whole_but_does_not_say_so_is_refused(tmp_path):
     refused(tmp_path / "a.h5", "not complete", "--resume")
 
 
+@pytest.mark.parametrize("said", ["False", "True", 1, [True]], ids=repr)
+def test_only_a_true_boolean_calls_a_file_whole(said, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", moments_only=True)
+    with h5py.File(tmp_path / "a.h5", "r+") as book:
+        book.attrs["complete"] = said
+    refused(tmp_path / "a.h5", "the dump is not complete")
+
+
 def test_what_is_no_such_file_is_refused(tmp_path):
     refused(tmp_path / "none.h5", "there is no such file", "nrc-probe dump")
     refused(tmp_path, "expected a file")
@@ -570,6 +580,9 @@ def test_a_link_to_a_group_in_another_file_is_not_followed(tmp_path):
         ("targets", np.full((60, 2), np.inf), "targets are not finite (first at row 0, position 0)"),
         ("targets", np.zeros((60, 2, 2)), "'/targets': expected numbers (n, d)"),
         ("targets", np.zeros((0, 2)), "there are no rows in it"),
+        ("outputs", np.zeros((60, 1)), "'/outputs': expected the shape of the targets, (60, 2), got (60, 1)"),
+        ("outputs", np.zeros((59, 2)), "'/outputs': expected the shape of the targets, (60, 2), got (59, 2)"),
+        ("outputs", np.zeros(60), "'/outputs': expected numbers (n, d)"),
         ("n", 61, "it says that it has 61 rows, but it has 60: damaged"),
         ("layers/0/features", np.zeros((59, 5)), "layer '0': features have 59 rows, its targets (60, 2)"),
         (
@@ -602,6 +615,67 @@ def test_values_that_mean_nothing_in_features_leave_their_layer_out(tmp_path):
     scored = score(tmp_path / "a.h5")
     assert [layer.name for layer in scored.layers] == ["1"]
     assert scored.skipped[0].reason == "its input is not finite (first at row 0, position 0)"
+
+
+M = "moments/layers.2"
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "words"),
+    [
+        (f"{M}/n", lambda n: n + 1, f"'/{M}/n': 61 rows, but the network's errors are of 60"),
+        (f"{M}/n", lambda n: n - 60, f"'/{M}/n': expected a number of rows, got 0"),
+        (f"{M}/n", lambda n: n + 0.5, f"'/{M}/n': expected a number of rows, got 60.5"),
+        ("residuals/n", lambda n: n * np.ones(1, int), "cut short, damaged or no file"),
+        (f"{M}/mean_y", lambda y: y + 1, f"'/{M}/mean_y': is of other targets"),
+        (f"{M}/scatter_yy", lambda y: y * 2, f"'/{M}/scatter_yy': is of other targets"),
+        (f"{M}/scatter_hh", np.triu, f"'/{M}/scatter_hh': expected a symmetric matrix"),
+        (f"{M}/scatter_hh", lambda h: h * np.nan, f"'/{M}/scatter_hh': expected finite numbers"),
+        (f"{M}/scatter_hy", lambda h: h * np.inf, f"'/{M}/scatter_hy': expected finite numbers"),
+        (f"{M}/mean_h", lambda h: h * 1j, f"'/{M}/mean_h': expected real numbers, got complex128"),
+        ("residuals/mean_h", lambda h: h * np.nan, "'/residuals/mean_h': expected finite numbers"),
+        ("residuals/mean_y", lambda y: y * np.nan, "'/residuals/mean_y': expected finite numbers"),
+    ],
+)
+def test_moments_that_are_not_of_one_pass_are_refused(place, change, words, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        value = book[place][()]
+        del book[place]
+        book[place] = change(value)
+    refused(tmp_path / "m.h5", "m.h5", words)
+
+
+def test_moments_of_other_targets_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        for name, shape in (("mean_y", (1,)), ("scatter_hy", (8, 1)), ("scatter_yy", (1, 1))):
+            del book[f"{M}/{name}"]
+            book[f"{M}/{name}"] = np.ones(shape)
+    refused(tmp_path / "m.h5", f"'/{M}': is of 1 targets, the network's errors of 2")
+
+
+def test_a_layer_without_moments_is_said_to_be_left_out(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book[M]
+    scored = score(tmp_path / "m.h5")
+    assert [(left.name, left.reason) for left in scored.skipped] == [
+        ("layers.2", "the file holds no moments of it")
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fast"}], ids=str)
+def test_moments_beside_targets_far_from_zero_are_taken(options, tmp_path):
+    x, y = study_arrays()
+    for targets in (y + 1e6, np.hstack([y, np.full((60, 1), 0.1)]), np.sort(y, 0) * 1e-9):
+        net = small_network() if targets.shape[1] == 2 else nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+        arrays = x, targets.astype(np.float64)
+        dump(net, arrays, output=tmp_path / "m.h5", moments_only=True, batch_size=1, **options)
+        assert score(tmp_path / "m.h5") == analyze(net, arrays, batch_size=1, **options)
 
 
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(hopper):
@@ -809,6 +883,62 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     dump(checkpoint, data, output=tmp_path / "a.h5")
     assert (tmp_path / "a.h5").is_symlink()
     assert score(tmp_path / "far" / "b.h5").data.n == 60
+
+
+def linked(partial, data):
+    partial.symlink_to(data)
+
+
+def hard_linked(partial, data):
+    partial.hardlink_to(data)
+
+
+def foreign(partial, _):
+    partial.write_bytes(b"a diary")
+
+
+@pytest.mark.parametrize(
+    ("lay", "words"), [(linked, "is a link"), (hard_linked, "has 2 names"), (foreign, "no unfinished dump")]
+)
+def test_what_lies_where_a_dump_begins_is_spared(lay, words, tmp_path):
+    checkpoint, data = study(tmp_path)
+    partial = partial_of(tmp_path / "a.h5")
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"")
+    lay(partial, kept)
+    kept.write_bytes(kept.read_bytes() or b"\0" * 100)
+    before = partial.read_bytes()
+    with pytest.raises(StoreError, match=rf"a\.h5\.partial: .*{words}.*another output") as refusal:
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert "\n" not in str(refusal.value)
+    assert partial.read_bytes() == before
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_remnant_of_a_dump_that_committed_nothing_is_replaced(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "b.h5")
+    for content in (b"", b"\0" * 100 + b"rows", (tmp_path / "b.h5").read_bytes()):
+        partial_of(tmp_path / "a.h5").write_bytes(content)
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+        assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
+def test_a_pipe_for_a_journal_is_refused_and_not_waited_for(interrupted):
+    checkpoint, data, path = interrupted
+    journal_of(partial_of(path)).unlink()
+    os.mkfifo(journal_of(partial_of(path)))
+    for read in (lambda: resume(checkpoint, data, path), lambda: info(path)):
+        with pytest.raises(StoreError, match=r"its journal 'a\.h5\.partial\.journal' is no ordinary file"):
+            read()
+
+
+@pytest.mark.parametrize("length", [248, 255])
+def test_a_name_that_leaves_no_room_for_its_partial_file_is_named(length, tmp_path):
+    checkpoint, data = study(tmp_path)
+    name = "a" * (length - 3) + ".h5"
+    with pytest.raises(OutputError, match=rf"cannot write '.*{name}': File name too long"):
+        dump(checkpoint, data, output=tmp_path / name)
 
 
 def test_a_journal_without_its_file_is_no_unfinished_dump(tmp_path):

@@ -12,18 +12,22 @@ about the death of a process; a machine that loses power may lose what its syste
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nrc_probe.errors import StoreError
+from nrc_probe.files import FILE, kind_of
 
 _MAGIC = b"nrcjrnl1"
 _HEAD = struct.Struct("<8sQQI")
 """Magic, committed size, number of changes, CRC-32 of the rest."""
 _CHANGE = struct.Struct("<QQ")
 """Offset and length, before the bytes."""
+
+_WAY_OUT = "remove it, or name another output"
 
 Change = tuple[int, bytes]
 """Where, and what stands there."""
@@ -87,8 +91,8 @@ class CommittedFile(CommittedView):
     def __init__(self, path: Path, *, create: bool) -> None:
         """`create`: begin an empty file. Otherwise the last commit is restored; there must be one.
 
-        Raises StoreError where another process writes the file or nothing was committed, OSError as
-        open does.
+        Raises StoreError where another process writes the file, where it is a link or no ordinary file
+        of one name, or where nothing was committed; OSError as open does.
         """
         self.failure: OSError | None = None
         """The first refusal to write: afterwards nothing is written, and `commit` raises it."""
@@ -96,8 +100,11 @@ class CommittedFile(CommittedView):
         self._changes, self._place, self._size, self._committed = [], 0, 0, 0
         if create and not path.exists():  # whatever its journal is about, it is not the new file
             self._journal.unlink(missing_ok=True)
-        self._handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        _check_no_link(path)
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (os.O_CREAT if create else 0)
+        self._handle = os.open(path, flags, 0o666)
         try:
+            _check_own(self._handle, path)
             _lock(self._handle, path)
             if create:
                 self._journal.unlink(missing_ok=True)
@@ -160,6 +167,8 @@ def read_journal(path: Path) -> tuple[int, Sequence[Change]]:
 
     Raises StoreError where there is no journal, or it is not whole.
     """
+    if kind_of(journal_of(path)) not in (FILE, None):  # a pipe may never end
+        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is no ordinary file (remove it)")
     try:
         content = journal_of(path).read_bytes()
         magic, size, count, check = _HEAD.unpack_from(content)
@@ -199,6 +208,20 @@ def _write_all(handle: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(handle, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StoreError(f"{path}: is a link: what it leads to would be written over ({_WAY_OUT})")
+
+
+def _check_own(handle: int, path: Path) -> None:
+    """Raise StoreError where what is open has other names too, or is no ordinary file."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: expected an ordinary file ({_WAY_OUT})")
+    if found.st_nlink > 1:
+        raise StoreError(f"{path}: has {found.st_nlink} names: the others would be written over ({_WAY_OUT})")
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrc_probe.store.committed import CommittedView
-from nrc_probe.store.layout import link_name, read_text, readable, texts
+from nrc_probe.store.layout import is_complete, link_name, read_text, readable, texts
 from nrc_probe.store.reading import Store, StoredLayer, open_store, read_book
 from nrc_probe.store.story import Story
 from nrc_probe.store.writing import partial_of
@@ -83,7 +83,7 @@ def _contents(store: Store) -> Contents:
     book, story = store.book, store.story
     return Contents(
         path=str(store.path),
-        complete=bool(book.attrs.get("complete", False)),
+        complete=is_complete(book),
         created=str(book.attrs.get("created", "")),
         story=story,
         n=store.n,

@@ -149,6 +149,12 @@ def texts(value: Any, name: str) -> dict[str, str]:
     return value
 
 
+def is_complete(book: Any) -> bool:
+    """Whether a file says that it is whole: by a true boolean, not by a text such as "False"."""
+    said = book.attrs.get("complete", False)
+    return isinstance(said, bool | np.bool_) and bool(said)
+
+
 def write_array(group: Any, name: str, value: Any) -> None:
     """A small array, as one piece, with its check sum."""
     array = np.asarray(value)

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import combinations
 
 import torch
+from torch import Tensor
 
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
@@ -39,6 +41,7 @@ def merge_stores(stores: Sequence[Store]) -> Merged:
         _check_same_study(first, other)
     _check_disjoint(stores)
     passes = [read_pass(store, store.layers, _story(store).settings) for store in stores]
+    _check_no_copies(stores, passes)
     same_heldout = len({_heldout_print(store) for store in stores}) == 1
     return Merged(
         story=_joint_story(stores, same_heldout),
@@ -102,6 +105,29 @@ def _check_disjoint(stores: Sequence[Store]) -> None:
                     "expected files of disjoint rows"
                 )
             owner[shard] = store
+
+
+def _check_no_copies(stores: Sequence[Store], passes: Sequence[Pass]) -> None:
+    """Raise StoreError where data that have no fingerprint, as a factory's, have the very same sums twice."""
+    for (store, watched), (other, again) in combinations(zip(stores, passes, strict=True), 2):
+        if not (_story(store).shards and _story(other).shards) and _are_copies(watched, again):
+            raise StoreError(
+                f"{other.path}: has the same number of rows and the same sums as {store.path}: expected "
+                "files of disjoint rows (leave one out)"
+            )
+
+
+def _are_copies(one: Pass, other: Pass) -> bool:
+    pairs = [(one.residuals, other.residuals)]
+    pairs += [(sums, other.moments[name]) for name, sums in one.moments.items() if name in other.moments]
+    return all(mine.n == its.n and _is_near(mine.mean_h, its.mean_h) for mine, its in pairs) and _is_near(
+        one.residuals.scatter_yy, other.residuals.scatter_yy
+    )
+
+
+def _is_near(one: Tensor, other: Tensor) -> bool:
+    """Equal but for the last digits, which the sizes of batches change."""
+    return torch.allclose(one, other, rtol=1e-6, atol=1e-9 * float(one.abs().max()))
 
 
 def _heldout_print(store: Store) -> object:

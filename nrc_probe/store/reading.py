@@ -15,9 +15,17 @@ from torch import Tensor
 from nrc_probe.dataset.rows import Blocks, block_rows, spans, to_tensor
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
-from nrc_probe.moments import Moments
+from nrc_probe.moments import FAST, Moments
 from nrc_probe.result import Settings
-from nrc_probe.store.layout import SCHEMA, layer_name, load_filters, read_array, readable, word_sum
+from nrc_probe.store.layout import (
+    SCHEMA,
+    is_complete,
+    layer_name,
+    load_filters,
+    read_array,
+    readable,
+    word_sum,
+)
 from nrc_probe.store.story import Story
 from nrc_probe.store.stream import checks_name
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
@@ -91,7 +99,7 @@ def open_store(path: Path) -> Iterator[Store]:
     with book:
         with readable(path):
             store = read_book(path, book)
-            if not book.attrs.get("complete", False):
+            if not is_complete(book):
                 raise StoreError(f"the dump is not complete; {_way_to_resume(path)}")
             if int(book.attrs.get("n", store.n)) != store.n:
                 raise StoreError(f"it says that it has {book.attrs['n']} rows, but it has {store.n}: damaged")
@@ -132,7 +140,7 @@ def read_heldout(store: Store, layers: Sequence[StoredLayer]) -> Pass | None:
     with readable(store.path):
         if "heldout" not in store.book:
             return None
-        return load_pass(store.book["heldout"], [layer.name for layer in layers])
+        return _load_pass(store, store.book["heldout"], layers)
 
 
 # ------------------------------------------------------------------------------------ what is there
@@ -225,8 +233,16 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
 
 def _load_sums(store: Store, layers: Sequence[StoredLayer], settings: Settings) -> Pass:
     wide = {layer.name: reason for layer in layers if (reason := _too_wide(layer, settings))}
-    watched = load_pass(store.book, [layer.name for layer in layers if layer.name not in wide])
+    watched = _load_pass(store, store.book, [layer for layer in layers if layer.name not in wide])
     return replace(watched, skipped={**watched.skipped, **wide})
+
+
+def _load_pass(store: Store, group: Any, layers: Sequence[StoredLayer]) -> Pass:
+    settings = store.story.settings if store.story else None
+    pooling = settings.pooling if settings else str(store.book.attrs.get("pooling", ""))
+    precision = settings.precision if settings else FAST
+    names = [layer.name for layer in layers]
+    return load_pass(group, names, same_rows=pooling != "tokens", precision=precision)
 
 
 def _too_wide(layer: StoredLayer, settings: Settings) -> str | None:
@@ -244,10 +260,20 @@ def _sum_rows(store: Store, layers: Sequence[StoredLayer], settings: Settings, t
             skipped[layer.name] = found
         else:
             moments[layer.name] = found
+    if "outputs" in store.book:
+        _check_outputs(store)
     outputs = _blocks(store.book, "outputs") if "outputs" in store.book else None
     targets, rows = _blocks(store.book, "targets"), _batch_rows(store, store.n)
     residuals, fault = error_moments(targets, outputs, store.target_dim, rows, tick)
     return Pass(moments, skipped, residuals, fault, knows_outputs=outputs is not None)
+
+
+def _check_outputs(store: Store) -> None:
+    outputs = _shape(store.book, "outputs")
+    if outputs != (store.n, store.target_dim):
+        raise StoreError(
+            f"'/outputs': expected the shape of the targets, {(store.n, store.target_dim)}, got {outputs}"
+        )
 
 
 def _layer_moments(store: Store, layer: StoredLayer, settings: Settings, tick: Tick) -> Moments | str:

@@ -13,11 +13,13 @@ from typing import Any, Self
 from torch import Tensor
 
 from nrc_probe.errors import OutputError, StoreError
+from nrc_probe.files import FILE, kind_of
 from nrc_probe.layers import Layer
 from nrc_probe.scoring import reader_of
 from nrc_probe.store.committed import CommittedFile, journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
+    is_complete,
     layer_name,
     link_name,
     read_text,
@@ -34,6 +36,8 @@ from nrc_probe.store.tell import begin_book, describe_layer, told
 _SECONDS_BETWEEN_COMMITS = 2.0
 _WIDE = "float64"
 """Of targets and outputs: they are narrow, and the network's own error keeps its digits."""
+_HEAD_BYTES = 48
+"""Of an HDF5 file's first table."""
 _GAPS = "did not run in every batch"
 
 
@@ -63,8 +67,14 @@ def partial_of(output: Path) -> Path:
 
 
 def is_unfinished(output: Path) -> bool:
-    """Whether a dump to `output` was interrupted after something of it was made to survive."""
-    return partial_of(output).exists() and journal_of(partial_of(output)).exists()
+    """Whether a dump to `output` was interrupted after something of it was made to survive.
+
+    Raises OutputError where that cannot be found out, as of a name that is too long.
+    """
+    try:
+        return partial_of(output).exists() and journal_of(partial_of(output)).exists()
+    except OSError as error:
+        raise OutputError(f"cannot write '{output}': {error.strerror} (name another file)") from error
 
 
 def give_name(output: Path) -> bool:
@@ -77,10 +87,34 @@ def give_name(output: Path) -> bool:
     with readable(partial):
         file = CommittedFile(partial, create=False)
         with closing(file), h5py.File(file, "r") as book:
-            whole = bool(book.attrs.get("complete", False))
+            whole = is_complete(book)
     if whole:
         _rename(partial, output)
     return whole
+
+
+def _check_ours(partial: Path) -> None:
+    """Raise StoreError where another's file lies at `partial`: it would be lost."""
+    if kind_of(partial) == FILE and not journal_of(partial).exists() and not _is_remnant(partial):
+        raise StoreError(
+            f"{partial}: is there, and is no unfinished dump: it would be written over "
+            "(move it away, or name another output)"
+        )
+
+
+def _is_remnant(path: Path) -> bool:
+    """Whether a dump that ended before its first commit left this: HDF5 writes the file's head last."""
+    import h5py
+
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head.strip(b"\0"):
+        return True
+    try:
+        with h5py.File(path, "r", locking=False) as book:
+            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return False
 
 
 def _rename(partial: Path, output: Path) -> None:
@@ -118,6 +152,8 @@ class ActivationWriter:
         self._finished = False
         self._book: Any = None
         try:
+            if not self._resumed:
+                _check_ours(partial)
             self._file = CommittedFile(partial, create=not self._resumed)
         except OSError as error:
             raise self._refusal(error) from error
