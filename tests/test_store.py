@@ -678,6 +678,44 @@ def test_moments_beside_targets_far_from_zero_are_taken(options, tmp_path):
         assert score(tmp_path / "m.h5") == analyze(net, arrays, batch_size=1, **options)
 
 
+def link_moments(book):
+    del book[M]
+    book[M] = h5py.ExternalLink("other.h5", M)
+
+
+def link_sums(book):
+    del book[f"{M}/mean_h"]
+    book[f"{M}/mean_h"] = h5py.ExternalLink("other.h5", f"{M}/mean_h")
+
+
+def never_write(book):
+    del book["layers/layers.2/weight"]
+    book["layers/layers.2"].create_dataset("weight", (10**6, 10**6), "f4", chunks=(1, 8))[0, :8] = 1
+
+
+def put_outside(book):
+    del book[f"{M}/mean_h"]
+    book[M].create_dataset("mean_h", (8,), "f8", external=[("other.raw", 0, 64)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (link_moments, "lies in another file"),
+        (link_sums, "lies in another file"),
+        (never_write, "'/layers/layers.2/weight': has shape (1000000, 1000000), but 32 bytes are stored"),
+        (put_outside, "its numbers lie in other files"),
+    ],
+)
+def test_moments_and_weights_that_are_not_in_the_file_are_refused(spoil, words, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    shutil.copy(tmp_path / "m.h5", tmp_path / "other.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        spoil(book)
+    refused(tmp_path / "m.h5", words)
+
+
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(hopper):
     with pytest.raises(LayerError, match=r"layer 'fc3' is not in .*a\.h5; it has: layers\.0, layers\.2"):
         score(hopper[1], layers=["fc3"])

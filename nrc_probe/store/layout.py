@@ -31,6 +31,8 @@ _CHUNK_BYTES = 2**20
 _CHUNK_ROWS = 4096
 """The most rows in a chunk: a dump is resumed from whole chunks, and narrow layers fill theirs late."""
 _WORD = 8
+_LARGEST_RATIO = 4096
+"""Of values to stored bytes: gzip makes a thousandth of zeros."""
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -164,10 +166,23 @@ def write_array(group: Any, name: str, value: Any) -> None:
 def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
     """An array; held against its check sum, where it has one. Raises StoreError where they differ."""
     dataset = group[name]
+    check_own_values(dataset)
     array = np.asarray(dataset[()])
     if "checksum" in dataset.attrs and dataset.attrs["checksum"] != word_sum(array):
         raise StoreError(f"'{dataset.name}' is damaged: its check sum differs")
     return array
+
+
+def check_own_values(dataset: Any) -> None:
+    """Raise StoreError where the values lie in other files or nowhere: none is read, nor memory taken."""
+    if dataset.is_virtual or dataset.external:
+        raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    stored = dataset.id.get_storage_size()
+    if dataset.size and dataset.size * dataset.dtype.itemsize > _LARGEST_RATIO * stored:
+        raise StoreError(
+            f"'{dataset.name}': has shape {dataset.shape}, but {stored} bytes are stored: "
+            "never wholly written"
+        )
 
 
 def word_sum(array: np.ndarray[Any, Any]) -> np.uint64:

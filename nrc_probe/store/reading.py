@@ -170,6 +170,12 @@ def read_book(path: Path, book: Any) -> Store:
         raise StoreError(f"expected schema {SCHEMA}, got {schema} (name its arrays: --features, --targets)")
     for group in (book, book["layers"]):
         _check_links(group)
+    for owner in (book, book.get("heldout", {})):
+        if "moments" in owner:
+            _check_links(owner)
+            _check_links(owner["moments"])
+            for group in owner["moments"].values():
+                _check_links(group)
     story = told(book) if "facts" in book else None
     if "residuals" in book:
         n, target_dim = int(book["residuals/n"][()]), int(book["residuals/mean_y"].shape[0])
