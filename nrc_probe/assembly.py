@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nrc_probe.architecture import Network, build_network
-from nrc_probe.checking import check_types
+from nrc_probe.checking import check_known, check_types
 from nrc_probe.checkpoint import Checkpoint, load_checkpoint
 from nrc_probe.config import Config, find_config, overlay, read_config, read_metadata
 from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
@@ -233,11 +232,7 @@ def _as_path(checkpoint: object) -> Path:
 
 def check_names(options: Options) -> None:
     """Raise ConfigError at the first option that `analyze` does not have, or of a wrong type."""
-    for name in options:
-        if name not in Options.__annotations__:
-            close = difflib.get_close_matches(name, Options.__annotations__, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"analyze has no option '{name}'{hint}")
+    check_known(options, Options.__annotations__, "analyze")
     check_types(options)
 
 

@@ -1,7 +1,8 @@
-"""Options of the wrong type, as only Python can give them -> ConfigError that names the option."""
+"""Options of a wrong name or type, as only Python can give them -> ConfigError that names the option."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,15 @@ _KINDS = {
     "config": _PATH,
 }
 """The others are checked where their values are."""
+
+
+def check_known(options: Collection[str], known: Collection[str], function: str) -> None:
+    """Raise ConfigError at the first option that `function` does not have."""
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"{function} has no option '{name}'{hint}")
 
 
 def check_types(options: Mapping[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from nrc_probe.assembly import read_settings
+from nrc_probe.checking import check_known
 from nrc_probe.config import Config
 from nrc_probe.dataset.readers import READERS
 from nrc_probe.errors import ConfigError, StoreError
@@ -72,7 +72,7 @@ def score(
     options: see `RescoreOptions`. Raises ProbeError.
     """
     started = time.perf_counter()
-    _check_names(options)
+    check_known(options, RescoreOptions.__annotations__, "score")
     path = Path(path)
     names = ArrayNames(tuple(features), targets, predictions, dict(weights or {}))
     if names != ArrayNames() or _is_foreign(path):
@@ -86,14 +86,6 @@ def score(
 def _is_foreign(path: Path) -> bool:
     suffix = path.suffix.lower()
     return path.is_file() and suffix in READERS and suffix not in (".h5", ".hdf5")
-
-
-def _check_names(options: RescoreOptions) -> None:
-    for name in options:
-        if name not in RescoreOptions.__annotations__:
-            close = difflib.get_close_matches(name, RescoreOptions.__annotations__, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"score has no option '{name}'{hint}")
 
 
 def merge(paths: Sequence[str | Path], *, output: str | Path) -> Contents:
@@ -148,13 +140,15 @@ def _settings(saved: Settings | None, options: RescoreOptions) -> Settings:
 
 def _facts(store: Store) -> Facts:
     """The file's own, or what can be said of one that others wrote."""
-    if store.story:
-        return store.story.facts
-    summary = f"layers of {store.path.name}"
+    return store.story.facts if store.story else _facts_of_others(store.path, store.n, store.target_dim)
+
+
+def _facts_of_others(path: Path, n: int, target_dim: int) -> Facts:
+    """Of activations whose network and data are unknown."""
     return Facts(
         checkpoint=CheckpointFacts(None),
-        model=ModelFacts("activations", summary, None),
-        data=DataSource(str(store.path), None, store.n, None, store.target_dim),
+        model=ModelFacts("activations", f"layers of {path.name}", None),
+        data=DataSource(str(path), None, n, None, target_dim),
         heldout=None,
         left_out=(),
     )
@@ -184,13 +178,7 @@ def _score_plain(
     features = {name: array for name, array in plain.features.items() if name in names}
     n = plain.targets.shape[0]
     tick = ticker(n * (len(features) + 1), progress and partial(progress, _WHAT))
-    facts = Facts(
-        checkpoint=CheckpointFacts(None),
-        model=ModelFacts("activations", f"layers of {path.name}", None),
-        data=DataSource(str(path), None, n, None, plain.target_dim),
-        heldout=None,
-        left_out=tuple(left_out),
-    )
+    facts = replace(_facts_of_others(path, n, plain.target_dim), left_out=tuple(left_out))
     readers = [_plain_reader(plain, name) for name in features]
     with _at(path):
         watched = read_plain(replace(plain, features=features), settings.max_width, tick)

@@ -18,13 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from against_forward import network
 from safetensors.torch import save_file
-from torch import nn
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -44,15 +43,11 @@ print(time.perf_counter() - started)
 
 
 def write_run(folder: Path, checkpoints: int, rows: int, width: int, depth: int) -> None:
-    """Networks of the paper's form (Linear and ReLU in turn, no biases) and their data."""
+    """Networks of the paper's form and their data."""
     (folder / "runs").mkdir()
-    widths = [11, *[width] * (depth - 1), 3]
     for number in range(checkpoints):
         torch.manual_seed(number)
-        steps: list[nn.Module] = []
-        for d, out in pairwise(widths):
-            steps += [nn.Linear(d, out, bias=False), nn.ReLU()]
-        save_file(nn.Sequential(*steps[:-1]).state_dict(), folder / "runs" / f"{number}.safetensors")
+        save_file(network(11, width, depth, 3).state_dict(), folder / "runs" / f"{number}.safetensors")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, 11), dtype=np.float32)
     np.savez(folder / "data.npz", x=x, y=x[:, :3] ** 2)

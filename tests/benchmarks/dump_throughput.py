@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from nrc_probe.pools import keep_blas_to_one_thread
@@ -24,6 +22,7 @@ keep_blas_to_one_thread()  # as the command line does, before torch is imported
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from against_forward import seconds  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import nrc_probe  # noqa: E402
@@ -64,13 +63,6 @@ def raw_write(path: Path, features: np.ndarray, layers: int, n: int) -> None:
             for dataset in datasets:
                 dataset.resize(start + rows, 0)
                 dataset[start : start + rows] = features
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def main() -> None:
