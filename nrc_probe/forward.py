@@ -226,7 +226,7 @@ def prepared(model: nn.Module, device: torch.device, threads: int | None) -> Ite
     All is undone afterwards, the state of the device's random numbers too.
     """
     random_on = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=random_on), _full_float32(), _threads(threads):
+    with torch.random.fork_rng(devices=random_on), _full_float32(), torch_threads(threads):
         home = next((tensor.device for tensor in _tensors(model)), device)
         try:
             model.to(device)
@@ -236,7 +236,8 @@ def prepared(model: nn.Module, device: torch.device, threads: int | None) -> Ite
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def torch_threads(wanted: int | None) -> Iterator[None]:
+    """Torch on so many CPU threads, or as many as before; afterwards as before."""
     used = torch.get_num_threads()
     try:
         torch.set_num_threads(wanted or used)

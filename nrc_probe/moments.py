@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nrc_probe.products import Lane
+from nrc_probe.products import Lane, Rows
 
 EXACT, FAST = "exact", "fast"
 PRECISIONS = (EXACT, FAST)
-_ROWS = 2048
-"""Rows that are centred and multiplied at once: bounds the buffer, whatever the batch size."""
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: `==` on tensors has no single answer
@@ -107,8 +105,7 @@ class MomentAccumulator:
             means = (part.mean(0, dtype=torch.float64) for part in (features, targets))
             # rounded to the products' type: any shift is exact as long as it is the same throughout
             self._shift = torch.cat(tuple(means)).to(self._dtype)
-        for start in range(0, len(features), _ROWS):
-            self._add(features[start : start + _ROWS], targets[start : start + _ROWS], self._shift)
+        self._lane.add(Rows(features, targets, self._shift), self._products)
         self.n += len(features)
 
     def finish(self) -> Moments:
@@ -128,11 +125,3 @@ class MomentAccumulator:
             scatter_hy=scatter[:d, d:].contiguous(),
             scatter_yy=scatter[d:, d:].contiguous(),
         )
-
-    def _add(self, features: Tensor, targets: Tensor, shift: Tensor) -> None:
-        d, both = self._width, self._columns
-        rows = self._lane.room(len(features), both + 1, like=shift)
-        torch.sub(features, shift[:d], out=rows[:, :d])
-        torch.sub(targets, shift[d:], out=rows[:, d:both])
-        rows[:, both] = 1
-        self._lane.add(rows, self._products)

@@ -119,6 +119,7 @@ def analyze_subject(
         again,
         study.settings,
         partial(provenance_since, started, study.running.device, subject.config.path),
+        study.running.threads,
     )
 
 

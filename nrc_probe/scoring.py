@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nrc_probe.doubts import refit_doubts, with_onset_note
-from nrc_probe.forward import Pass
+from nrc_probe.forward import Pass, torch_threads
 from nrc_probe.last_layer_2024 import LastLayer2024, last_layer_2024
 from nrc_probe.layer_scores import LayerScores, score_layer
 from nrc_probe.layers import Layer, Skipped, unmatched, weight_matrix
@@ -27,6 +27,7 @@ from nrc_probe.metrics import (
     targets_vary,
 )
 from nrc_probe.moments import Moments
+from nrc_probe.pools import blas_has_one_thread, side_by_side
 from nrc_probe.result import (
     CheckpointFacts,
     DataFacts,
@@ -39,7 +40,12 @@ from nrc_probe.result import (
     Settings,
     conditions_met,
 )
-from nrc_probe.spectra import feature_spectra, spectrum
+from nrc_probe.spectra import Spectrum, feature_spectra, spectrum
+
+_WORKSPACE = 2**31
+"""Bytes that decompositions side by side may take together."""
+_MATRICES = 6
+"""Matrices of the size of S that the decomposition of one layer holds at its worst."""
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: it holds a function
@@ -95,13 +101,15 @@ def score_passes(
     again: Pass | None,
     settings: Settings,
     provenance: Callable[[], Provenance],
+    threads: int | None = None,
 ) -> Result:
     """Every score of every layer of which there are moments.
 
     readers: of all these layers, and of those that the pass skipped. again: the pass over held-out
-    rows, if there was one. provenance: asked at the end. Raises RankError.
+    rows, if there was one. provenance: asked at the end. threads: CPU threads; None: as many as torch
+    has. Raises RankError.
     """
-    scored = _score_layers(readers, watched, again, settings)
+    scored = _score_layers(readers, watched, again, settings, threads or torch.get_num_threads())
     skipped = (*facts.left_out, *_dropped(readers, watched))
     return Result(
         checkpoint=facts.checkpoint,
@@ -148,25 +156,57 @@ class _Scored:
 
 
 def _score_layers(
-    readers: Sequence[Reader], watched: Pass, again: Pass | None, settings: Settings
+    readers: Sequence[Reader], watched: Pass, again: Pass | None, settings: Settings, threads: int
 ) -> _Scored:
     by_name = {reader.name: reader for reader in readers}
     rank = _signal_rank(settings.rank, watched.residuals)
     last = _last_linear(by_name, watched)
-    results, heldout, last_layer = [], [], None
-    for index, (name, moments) in enumerate(watched.moments.items()):
-        weight = by_name[name].weight()
+
+    def score(turn: tuple[int, str, Tensor | None]) -> _ScoredLayer:
+        index, name, weight = turn
+        moments = watched.moments[name]
         spectra = feature_spectra(moments.feature_covariance, moments.mean_h)
-        features = spectra.centred
-        fits = weight is not None and weight.shape[1] == moments.width
-        scores = score_layer(moments, spectra, weight if fits else None, rank, settings.rcond)
-        results.append(_layer_result(index, by_name[name], moments, scores, watched, settings))
-        if again and name in again.moments:
-            probe = fit_linear_probe(moments, features, settings.rcond)
-            heldout.append(HeldoutLayer(name, probe.error(again.moments[name])))
-        if name == last and fits and weight is not None:
-            last_layer = last_layer_2024(moments, features, weight)
-    return _Scored(tuple(results), tuple(heldout), last_layer)
+        fitting = weight if weight is not None and weight.shape[1] == moments.width else None
+        scores = score_layer(moments, spectra, fitting, rank, settings.rcond)
+        return _ScoredLayer(
+            _layer_result(index, by_name[name], moments, scores, watched, settings),
+            _on_heldout(name, moments, spectra.centred, again, settings.rcond),
+            last_layer_2024(moments, spectra.centred, fitting)
+            if name == last and fitting is not None
+            else None,
+        )
+
+    turns = ((index, name, by_name[name].weight()) for index, name in enumerate(watched.moments))
+    together = _layers_together(watched.moments.values(), threads)
+    with torch_threads(1 if together > 1 else None):
+        layers = list(side_by_side(score, turns, together))
+    return _Scored(
+        tuple(layer.result for layer in layers),
+        tuple(layer.heldout for layer in layers if layer.heldout),
+        next((layer.last_layer for layer in layers if layer.last_layer), None),
+    )
+
+
+@dataclass(frozen=True)
+class _ScoredLayer:
+    result: LayerResult
+    heldout: HeldoutLayer | None
+    last_layer: LastLayer2024 | None
+
+
+def _layers_together(layers: Iterable[Moments], threads: int) -> int:
+    """How many layers to decompose at a time: one thread each, while memory allows."""
+    widest = max((moments.width for moments in layers), default=1)
+    fitting = _WORKSPACE // (_MATRICES * widest**2 * torch.float64.itemsize)
+    return max(1, min(threads, fitting)) if blas_has_one_thread() else 1
+
+
+def _on_heldout(
+    name: str, moments: Moments, features: Spectrum, again: Pass | None, rcond: float
+) -> HeldoutLayer | None:
+    if again is None or name not in again.moments:
+        return None
+    return HeldoutLayer(name, fit_linear_probe(moments, features, rcond).error(again.moments[name]))
 
 
 def _signal_rank(asked: int | str, residuals: Moments) -> int:

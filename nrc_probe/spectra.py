@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import torch
-from scipy.linalg import blas, lapack
+from scipy.linalg import blas
 from torch import Tensor
+
+from nrc_probe import lapack
+from nrc_probe.lapack import Matrix
 
 _SMALL = 128
 """Up to this size a whole decomposition costs nothing worth saving."""
 _SMALLEST_POWER = -1000
 """The other way its inverse would overflow."""
-
-Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class _Reflections:
 
     def _turn(self, columns: Matrix, transposed: str) -> Matrix:
         workspace = 64 * columns.shape[1]
-        below, _, info = lapack.dormqr(
+        below, _, info = scipy.linalg.lapack.dormqr(
             "L", transposed, self.vectors, self.scales, columns[1:], lwork=workspace
         )
         assert info == 0, "dormqr refuses only arguments that are out of range"
@@ -143,16 +143,16 @@ def _tridiagonal(matrix: Matrix, mean: Matrix) -> tuple[Matrix, Matrix, _Reflect
     image = matrix @ axis
     crossed = 2 * (image - (axis @ image) * axis)
     mirrored = blas.dsyr2(-1.0, axis, crossed, a=np.asfortranarray(matrix), lower=1)
-    workspace = int(lapack.dsytrd_lwork(len(matrix), lower=1)[0])
-    reduced, diagonal, beside, scales, _ = lapack.dsytrd(mirrored, lower=1, lwork=workspace, overwrite_a=1)
+    reduced, diagonal, beside, scales = lapack.tridiagonal_form(mirrored)
     vectors = np.asfortranarray(reduced[1:, :-1])
     return diagonal, beside, _Reflections(axis, vectors, scales)
 
 
 def _of_tridiagonal(diagonal: Matrix, beside: Matrix) -> tuple[Tensor, Matrix]:
-    values, vectors, info = lapack.dstevd(diagonal, beside)
-    if info != 0:  # divide and conquer may fail to converge where plain QR iteration does not
-        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
+    found = lapack.of_tridiagonal(diagonal, beside)
+    if found is None:  # divide and conquer may fail to converge where plain QR iteration does not
+        found = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
+    values, vectors = found
     return _descending(values), vectors
 
 
@@ -202,10 +202,12 @@ def _leading_of_gram(W: Matrix, count: int) -> tuple[Tensor, Tensor]:
     Only leading directions are read, so squaring the singular values costs no digit that matters.
     """
     d = W.shape[1]
-    gram = blas.dsyrk(1.0, W.T, lower=1)
-    squares, vectors = scipy.linalg.eigh(
-        gram, lower=True, subset_by_index=[d - count, d - 1], check_finite=False
-    )
+    gram = np.zeros((d, d))
+    lapack.add_gram(np.ascontiguousarray(W), gram)
+    found = lapack.leading(gram.T, count)
+    if found is None:
+        found = scipy.linalg.eigh(W.T @ W, subset_by_index=[d - count, d - 1], driver="evx")
+    squares, vectors = found
     return _descending(squares).sqrt(), torch.from_numpy(vectors).flip(1)
 
 

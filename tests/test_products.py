@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,9 +11,15 @@ import torch
 
 from nrc_probe import products
 from nrc_probe.moments import MomentAccumulator
-from nrc_probe.products import Lane, lanes_beside_torch
+from nrc_probe.products import Lane, Rows, lanes_beside_torch
 
 CPU = torch.device("cpu")
+
+
+def rows_of(n, width, dtype=torch.float64):
+    """Rows that are `width` wide with their column of ones, and the total that they go to."""
+    H, Y = torch.randn(n, width - 2), torch.randn(n, 1)
+    return Rows(H, Y, torch.ones(width - 1, dtype=dtype)), torch.zeros(width, width, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -27,11 +34,12 @@ def four_threads(monkeypatch):
 
 @pytest.mark.parametrize("width", [3, 128, 130, 301])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("add", [products._add_by_blas, products._add_by_blocks])
-def test_both_ways_to_multiply_give_the_upper_triangle(add, width, dtype):
+@pytest.mark.parametrize("blas", [True, False])
+def test_both_ways_to_multiply_give_the_upper_triangle(blas, width, dtype, monkeypatch):
+    monkeypatch.setattr(products, "_by_blas", lambda _: blas)
     rows = torch.randn(40, width, dtype=dtype)
     total = torch.ones(width, width, dtype=torch.float64)
-    add(rows, total)
+    products.add_upper_product(rows, total)
     expected = torch.triu(rows.double().T @ rows.double() + 1)
     close = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(torch.triu(total), expected, rtol=close, atol=10 * close)
@@ -50,7 +58,7 @@ def test_there_is_one_lane_and_no_thread_where_blas_has_several(monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     before = threading.active_count()
     with lanes_beside_torch(CPU) as lanes:
-        lanes[0].add(lanes[0].room(2, 2, like=torch.empty(0)), torch.zeros(2, 2, dtype=torch.float64))
+        lanes[0].add(*rows_of(2, 3))
         assert (len(lanes), threading.active_count(), torch.get_num_threads()) == (1, before, 4)
 
 
@@ -65,7 +73,7 @@ def test_no_thread_outlives_its_lanes_even_after_an_error():
 
 def _interrupted():
     with lanes_beside_torch(CPU) as lanes:
-        lanes[0].add(lanes[0].room(200, 90, like=torch.empty(0)), torch.zeros(90, 90, dtype=torch.float64))
+        lanes[0].add(*rows_of(200, 90))
         raise KeyboardInterrupt
 
 
@@ -94,16 +102,69 @@ def test_moments_made_beside_are_those_made_at_once_to_the_last_digit(precision)
         assert torch.equal(one.scatter_hy, other.scatter_hy)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+def test_rows_are_written_shifted_with_ones_at_the_end(kind, dtype):
+    H, Y, shift = (torch.randn(9, 4) + 1e3).to(kind), torch.randn(9, 2).double(), torch.randn(6).to(dtype)
+    out = torch.empty(5, 7, dtype=dtype)
+    Rows(H, Y, shift).write(3, out)
+    expected = torch.cat([H.double(), Y], 1)[3:8] - shift
+    close = 1e-12 if dtype == torch.float64 else 1e-3
+    torch.testing.assert_close(out[:, :6].double(), expected.double(), rtol=0, atol=close)
+    assert (out[:, 6] == 1).all()
+
+
+def test_float64_features_far_from_zero_keep_their_digits_in_float32_products():
+    H, Y = 1e9 + torch.rand(6, 3, dtype=torch.float64), torch.zeros(6, 1)
+    out = torch.empty(6, 5)
+    Rows(H, Y, torch.full((4,), 1e9)).write(0, out)
+    assert (out[:, :3].double() - (H - 1e9)).abs().max() < 1e-6
+
+
+class Held:
+    """A thread whose work waits until it is let go."""
+
+    def __init__(self):
+        self.pool, self.go = ThreadPoolExecutor(1), threading.Event()
+        self.pool.submit(self.go.wait)
+
+    def submit(self, *work):
+        return self.pool.submit(*work)
+
+
+def test_a_caller_multiplies_what_a_busy_lane_has_no_room_for():
+    thread = Held()
+    lane, sums = Lane(thread), [rows_of(30, 8) for _ in range(5)]
+    for rows, total in sums:
+        lane.add(rows, total)
+    waiting = [not total.any() for _, total in sums]
+    assert waiting == [True] * products._AHEAD + [False] * (5 - products._AHEAD)
+    thread.go.set()
+    lane.wait()
+    assert all(total.any() for _, total in sums)
+
+
+def test_products_of_one_total_are_never_added_out_of_turn():
+    thread = Held()
+    lane, (rows, total) = Lane(thread), rows_of(30, 8)
+    threading.Timer(0.1, thread.go.set).start()
+    for _ in range(6):
+        lane.add(rows, total)  # waits for its own, whatever the order of threads
+    lane.wait()
+    at_once, again = rows_of(30, 8)[1], Lane()
+    for _ in range(6):
+        again.add(rows, at_once)
+    assert torch.equal(torch.triu(total), torch.triu(at_once))
+
+
 @pytest.mark.usefixtures("four_threads")
-def test_a_lane_lends_a_bounded_number_of_buffers():
-    total = torch.zeros(50, 50, dtype=torch.float64)
+def test_a_lane_keeps_a_bounded_number_of_buffers():
+    many = [rows_of(1000, 50) for _ in range(20)]
     with lanes_beside_torch(CPU) as (lane, _):
-        places = set()
-        for _ in range(20):
-            rows = lane.room(1000, 50, like=torch.empty(0, dtype=torch.float64))
-            places.add(rows.data_ptr())
+        for rows, total in many:
             lane.add(rows, total)
-    assert len(places) <= products._AHEAD
+        lane.wait()
+    assert len(lane._free) <= products._AHEAD
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -113,7 +174,7 @@ def test_what_goes_wrong_in_a_lane_is_raised_to_who_waits(monkeypatch):
 
     monkeypatch.setattr(products, "add_upper_product", fails)
     with pytest.raises(MemoryError, match="no room"), lanes_beside_torch(CPU) as (lane, _):
-        lane.add(lane.room(2, 2, like=torch.empty(0)), torch.zeros(2, 2))
+        lane.add(*rows_of(2, 3))
 
 
 def test_numpy_takes_the_symmetric_update():

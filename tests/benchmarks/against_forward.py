@@ -3,7 +3,7 @@
     python tests/benchmarks/against_forward.py --rows 20000 --width 512 --depth 8
 
 Both sides run the same batches through the same network; the analysis adds all layers' moments,
-decompositions and scores. `bound` is the forward pass with the products alone: what is inevitable.
+decompositions and scores. a `bound` is the forward pass with the products alone: what is inevitable.
 Rounds alternate, so that a noisy machine disturbs all alike; the figure is the median over rounds of
 the ratio within a round.
 """
@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from nrc_probe.pools import keep_blas_to_one_thread
@@ -25,7 +26,7 @@ from torch import nn  # noqa: E402
 
 import nrc_probe  # noqa: E402
 from nrc_probe.forward import default_batch_size  # noqa: E402
-from nrc_probe.products import lanes_beside_torch  # noqa: E402
+from nrc_probe.products import add_upper_product  # noqa: E402
 
 
 def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -37,20 +38,26 @@ def network(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*steps[:-1])
 
 
-def bound(model: nn.Module, x: torch.Tensor, width: int) -> Callable[[], object]:
-    """The forward pass and, for every wide layer, one float64 symmetric product: what is inevitable."""
+def bound(model: nn.Module, x: torch.Tensor, width: int, dtype: torch.dtype) -> Callable[[], object]:
+    """The forward pass and, for every wide layer, one symmetric product a batch: what is inevitable.
+
+    The forward pass takes all threads; then each thread takes the products of a layer at a time.
+    """
     batch = default_batch_size((x.shape[1],))
     wide = [m for m in model.modules() if isinstance(m, nn.Linear) and m.in_features == width]
-    rows = torch.randn(batch, width, dtype=torch.float64)
+    rows = torch.randn(batch, width, dtype=dtype)
     totals = [torch.zeros(width, width, dtype=torch.float64) for _ in wide]
+
+    def products(total: torch.Tensor) -> None:
+        for part in x.split(batch):
+            add_upper_product(rows[: len(part)], total)
 
     @torch.no_grad()
     def run() -> None:
-        with lanes_beside_torch(torch.device("cpu")) as lanes:
-            for part in x.split(batch):
-                model(part)
-                for i, total in enumerate(totals):
-                    lanes[i % len(lanes)].add(rows[: len(part)], total)
+        for part in x.split(batch):
+            model(part)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(products, totals))
 
     return run
 
@@ -90,7 +97,8 @@ def main() -> None:
 
     sides = {"exact": analysis("exact"), "fast": analysis("fast")}
     if device.type == "cpu":
-        sides["bound"] = bound(model, x, asked.width)
+        sides["exact bound"] = bound(model, x, asked.width, torch.float64)
+        sides["fast bound"] = bound(model, x, asked.width, torch.float32)
     ratios: dict[str, list[float]] = {name: [] for name in sides}
     for round_number in range(asked.rounds + 1):
         bare = seconds(forward)
@@ -101,7 +109,7 @@ def main() -> None:
     print(f"{asked.depth} x {asked.width}, {asked.rows:,} rows, {device}; forward pass = 1")
     for name, values in ratios.items():
         low, high = min(values), max(values)
-        print(f"{name:<6} {statistics.median(values):.2f}  (from {low:.2f} to {high:.2f})")
+        print(f"{name:<12}{statistics.median(values):.2f}  (from {low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":
