@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrc_probe.store.committed import CommittedView
-from nrc_probe.store.layout import is_complete, link_name, read_text, readable, texts
+from nrc_probe.store.layout import is_complete, label, link_name, read_text, readable, texts
 from nrc_probe.store.reading import Store, StoredLayer, open_store, read_book
 from nrc_probe.store.story import Story
 from nrc_probe.store.writing import partial_of
@@ -84,7 +84,7 @@ def _contents(store: Store) -> Contents:
     return Contents(
         path=str(store.path),
         complete=is_complete(book),
-        created=str(book.attrs.get("created", "")),
+        created=label(book, "created"),
         story=story,
         n=store.n,
         target_dim=store.target_dim,
@@ -100,7 +100,7 @@ def _dtype(store: Store) -> str | None:
     for layer in store.layers:
         if "features" in layer.group:
             features = layer.group["features"]
-            return str(features.attrs.get("dtype", features.dtype.name))
+            return label(features, "dtype", features.dtype.name)
     return None
 
 

@@ -144,6 +144,24 @@ def read_text(group: Any, name: str) -> Any:
         raise StoreError(f"'{name}' is damaged: no JSON") from error
 
 
+def write_label(item: Any, name: str, text: str) -> None:
+    """A text as an attribute, of fixed length: it then lies in the item's own table, under its check sum.
+
+    What has a variable length lies in a heap that has none: one changed byte there is a changed text, or
+    a length of 0, over which HDF5 never gets on.
+    """
+    import h5py
+
+    content = text.encode(errors="backslashreplace")
+    item.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+
+
+def label(item: Any, name: str, otherwise: str = "") -> str:
+    """The text in an attribute, whatever its length."""
+    found = item.attrs.get(name, otherwise)
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
 def texts(value: Any, name: str) -> dict[str, str]:
     """A mapping of texts. Raises TypeError where `value` is none."""
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):

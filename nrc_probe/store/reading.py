@@ -20,6 +20,7 @@ from nrc_probe.result import Settings
 from nrc_probe.store.layout import (
     SCHEMA,
     is_complete,
+    label,
     layer_name,
     load_filters,
     read_array,
@@ -80,7 +81,7 @@ def is_store(path: Path) -> bool:
 
     try:
         with h5py.File(path, "r") as book:
-            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+            return label(book, "schema").startswith("nrc-probe/activations/")
     except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
@@ -165,7 +166,7 @@ def _way_to_resume(path: Path) -> str:
 
 def read_book(path: Path, book: Any) -> Store:
     """What an open file holds, whole or not. Raises StoreError where it does not follow the schema."""
-    schema = str(book.attrs.get("schema", "none"))
+    schema = label(book, "schema", "none")
     if schema != SCHEMA:
         raise StoreError(f"expected schema {SCHEMA}, got {schema} (name its arrays: --features, --targets)")
     for group in (book, book["layers"]):
@@ -199,7 +200,7 @@ def _check_links(group: Any) -> None:
 def _layer(book: Any, link: str, n: int, target_dim: int) -> StoredLayer:
     group = book["layers"][link]
     _check_links(group)
-    kind = str(group.attrs.get("type", "unknown"))
+    kind = label(group, "type", "unknown")
     weight = group["weight"].shape if "weight" in group else None
     rows, width = _rows_and_width(book, group, link, n, target_dim)
     return StoredLayer(
@@ -245,7 +246,7 @@ def _load_sums(store: Store, layers: Sequence[StoredLayer], settings: Settings) 
 
 def _load_pass(store: Store, group: Any, layers: Sequence[StoredLayer]) -> Pass:
     settings = store.story.settings if store.story else None
-    pooling = settings.pooling if settings else str(store.book.attrs.get("pooling", ""))
+    pooling = settings.pooling if settings else label(store.book, "pooling")
     precision = settings.precision if settings else FAST
     names = [layer.name for layer in layers]
     return load_pass(group, names, same_rows=pooling != "tokens", precision=precision)
@@ -311,7 +312,7 @@ def _blocks(group: Any, name: str) -> Blocks:
         values = dataset[span]
         if sums is not None:
             _check(values, sums, span.start, dataset)
-        yield _as_floats(values, str(dataset.attrs.get("dtype", "")))
+        yield _as_floats(values, label(dataset, "dtype"))
 
 
 def _check(values: np.ndarray[Any, Any], sums: np.ndarray[Any, Any], start: int, dataset: Any) -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc_probe.store.layout import chunk_rows, compression_options, file_type, torch_type, word_sum
+from nrc_probe.store.layout import (
+    chunk_rows,
+    compression_options,
+    file_type,
+    label,
+    torch_type,
+    word_sum,
+    write_label,
+)
 
 _SUMS_CHUNK = 1024
 
@@ -25,7 +33,7 @@ class Stream:
         """start: how many of its rows will not be shown again."""
         self._dataset, self._checks = group[name], group[checks_name(name)]
         self._filters = bool(self._dataset.id.get_create_plist().get_nfilters())
-        self._chunk = torch.empty(self._dataset.chunks, dtype=torch_type(self._dataset.attrs["dtype"]))
+        self._chunk = torch.empty(self._dataset.chunks, dtype=torch_type(label(self._dataset, "dtype")))
         self._filled = 0
         self._sums: list[np.uint64] = []
         self.written = self._there = int(self._dataset.shape[0])
@@ -101,14 +109,15 @@ class Stream:
 
 def create_rows(group: Any, name: str, width: int, dtype: str, compression: str, rows: int | None) -> Stream:
     """A new data set (0, width), for about `rows` rows, and what fills it."""
-    group.create_dataset(
+    dataset = group.create_dataset(
         name,
         (0, width),
         file_type(dtype),
         maxshape=(None, width),
         chunks=(chunk_rows(width, dtype, rows), width),
         **compression_options(compression),
-    ).attrs["dtype"] = dtype
+    )
+    write_label(dataset, "dtype", dtype)
     group.create_dataset(checks_name(name), (0,), "<u8", maxshape=(None,), chunks=(_SUMS_CHUNK,))
     return Stream(group, name)
 

@@ -20,6 +20,7 @@ from nrc_probe.store.committed import CommittedFile, journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
     is_complete,
+    label,
     layer_name,
     link_name,
     read_text,
@@ -112,7 +113,7 @@ def _is_remnant(path: Path) -> bool:
         return True
     try:
         with h5py.File(path, "r", locking=False) as book:
-            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+            return label(book, "schema").startswith("nrc-probe/activations/")
     except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
