@@ -91,8 +91,8 @@ def _is_foreign(path: Path) -> bool:
 def merge(paths: Sequence[str | Path], *, output: str | Path) -> Contents:
     """Add the moments in several files, of disjoint rows of one study, to `output`, exactly.
 
-    Raises StoreError where a file has none, where two differ in checkpoint, layers, pooling, precision
-    or standardisation, or hold the same rows; OutputError.
+    Raises StoreError where a file has none, where two differ in checkpoint, layers, pooling, precision,
+    standardisation or columns, or hold the same rows; OutputError.
     """
     if len(paths) < 2:
         raise ConfigError(f"merge takes two files or more, got {len(paths)}")

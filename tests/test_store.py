@@ -852,6 +852,20 @@ def test_a_dump_is_not_resumed_with_another_checkpoint_or_other_data(interrupted
         resume(checkpoint, data, path)
 
 
+def test_a_dump_is_not_resumed_from_other_columns(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    arrays = arrays_in(data)
+    np.savez(data, **arrays, z=arrays["x"] * 2)
+    monkeypatch.setattr(writing, "_SECONDS_BETWEEN_COMMITS", 0.0)
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            dump(checkpoint, data, output=tmp_path / "a.h5", batch_size=10, inputs="x")
+    with pytest.raises(StoreError, match="the choice of the data's columns was inputs 'x', targets 'y', now"):
+        resume(checkpoint, data, tmp_path / "a.h5", inputs="z")
+    resume(checkpoint, data, tmp_path / "a.h5", inputs="x")
+
+
 def test_live_data_are_not_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_SECONDS_BETWEEN_COMMITS", 0.0)
     stop_after(4, monkeypatch)

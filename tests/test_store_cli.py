@@ -50,7 +50,7 @@ def test_info_says_what_is_inside(run: Callable[..., Run]) -> None:
     assert len(said.splitlines()) < 24
     for words in (
         "checkpoint net.pth",
-        "data       data.npz",
+        "data       data.npz: inputs 'x', targets 'y'",
         "rows       60, targets 2 wide",
         "activations as bfloat16, compression gzip, moments",
         " layers.4 (Linear)",

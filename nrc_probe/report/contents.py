@@ -36,7 +36,8 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
         if facts.checkpoint.path is not None:
             yield "checkpoint", facts.checkpoint.path
         yield "network", f"{facts.model.summary} ({facts.model.source})"
-        yield "data", facts.data.path or "given in memory"
+        read = f": {facts.data.reading}" if facts.data.reading else ""
+        yield "data", f"{facts.data.path or 'given in memory'}{read}"
         yield "pooling", f"{settings.pooling}; precision {settings.precision}"
     yield "rows", f"{contents.n:,}, targets {contents.target_dim} wide"
     yield "holds", ", ".join(_kinds(contents))
