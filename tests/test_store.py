@@ -616,6 +616,46 @@ def test_values_of_others_that_mean_nothing_are_refused(place, value, words, tmp
     refused(tmp_path / "a.h5", words if np.size(value) else "a.h5")
 
 
+UNWRITTEN = [
+    ({}, 0, "was made but never written: it has shape (60, 5) and no values"),
+    ({"chunks": (7, 5)}, 0, "was made but never written"),
+    ({"chunks": (7, 5)}, 53, "was never wholly written: 8 of its 9 chunks are there"),
+    ({"chunks": (7, 2), "compression": "gzip"}, 60, None),
+    ({"chunks": (7, 5), "compression": "gzip"}, 50, "was never wholly written: 8 of its 9 chunks are there"),
+    ({"chunks": (64, 8), "maxshape": (None, None)}, 60, None),
+    ({"fillvalue": 3.0}, 60, None),
+]
+
+
+@pytest.mark.parametrize(("layout", "rows", "words"), UNWRITTEN, ids=str)
+@pytest.mark.parametrize("place", ["layers/0/features", "targets", "outputs"])
+def test_rows_that_were_never_written_are_refused_and_not_read_as_zeros(place, layout, rows, words, tmp_path):
+    values, _ = study_arrays()
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book.attrs["schema"], book.attrs["complete"] = "nrc-probe/activations/1", True
+        for name in ("layers/0/features", "targets", "outputs"):
+            if name != place:
+                book[name] = values
+                continue
+            dataset = book.create_dataset(name, values.shape, "f4", **layout)
+            if rows:
+                dataset[:rows] = values[:rows]
+    if words is None:
+        assert score(tmp_path / "a.h5").data.n == 60
+    else:
+        refused(tmp_path / "a.h5", f"'/{place}' {words}")
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_features_that_are_all_zero_are_written_however_little_they_take(compression, tmp_path):
+    x, y = study_arrays(5000)
+    model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 2))
+    nn.init.zeros_(model[0].weight)
+    nn.init.constant_(model[0].bias, -1)
+    dump(model, (x, y), output=tmp_path / "a.h5", compression=compression)
+    assert_same(analyze(model, (x, y)), score(tmp_path / "a.h5"))
+
+
 def test_values_that_mean_nothing_in_features_leave_their_layer_out(tmp_path):
     x, y = study_arrays()
     with h5py.File(tmp_path / "a.h5", "w") as book:
@@ -703,6 +743,13 @@ def never_write(book):
     book["layers/layers.2"].create_dataset("weight", (10**6, 10**6), "f4", chunks=(1, 8))[0, :8] = 1
 
 
+def write_zeros(book):
+    del book["layers/layers.2/weight"]
+    shape = (30_000_000, 1)
+    weight = book["layers/layers.2"].create_dataset("weight", shape, "f4", chunks=shape, compression="gzip")
+    weight.id.write_direct_chunk((0, 0), b"few bytes")
+
+
 def put_outside(book):
     del book[f"{M}/mean_h"]
     book[M].create_dataset("mean_h", (8,), "f8", external=[("other.raw", 0, 64)])
@@ -713,7 +760,8 @@ def put_outside(book):
     [
         (link_moments, "lies in another file"),
         (link_sums, "lies in another file"),
-        (never_write, "'/layers/layers.2/weight': has shape (1000000, 1000000), but 32 bytes are stored"),
+        (never_write, "'/layers/layers.2/weight' was never wholly written: 1 of its 125,000,000,000 chunks"),
+        (write_zeros, "'/layers/layers.2/weight': has shape (30000000, 1), but "),
         (put_outside, "its numbers lie in other files"),
     ],
 )

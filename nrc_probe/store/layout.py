@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import torch
 
+from nrc_probe.dataset.readers import never_written
 from nrc_probe.errors import ConfigError, StoreError
 
 SCHEMA = "nrc-probe/activations/1"
@@ -185,6 +186,7 @@ def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
     """An array; held against its check sum, where it has one. Raises StoreError where they differ."""
     dataset = group[name]
     check_own_values(dataset)
+    _check_size(dataset)
     array = np.asarray(dataset[()])
     if "checksum" in dataset.attrs and dataset.attrs["checksum"] != word_sum(array):
         raise StoreError(f"'{dataset.name}' is damaged: its check sum differs")
@@ -192,14 +194,19 @@ def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def check_own_values(dataset: Any) -> None:
-    """Raise StoreError where the values lie in other files or nowhere: none is read, nor memory taken."""
+    """Raise StoreError where values lie in other files, or were never written."""
     if dataset.is_virtual or dataset.external:
         raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    if lack := never_written(dataset):
+        raise StoreError(f"'{dataset.name}' {lack}")
+
+
+def _check_size(dataset: Any) -> None:
+    """Raise StoreError where so few bytes cannot be so many values: no memory is taken for them."""
     stored = dataset.id.get_storage_size()
     if dataset.size and dataset.size * dataset.dtype.itemsize > _LARGEST_RATIO * stored:
         raise StoreError(
-            f"'{dataset.name}': has shape {dataset.shape}, but {stored} bytes are stored: "
-            "never wholly written"
+            f"'{dataset.name}': has shape {dataset.shape}, but {stored} bytes are stored: expected its values"
         )
 
 

@@ -19,6 +19,7 @@ from nrc_probe.moments import FAST, Moments
 from nrc_probe.result import Settings
 from nrc_probe.store.layout import (
     SCHEMA,
+    check_own_values,
     is_complete,
     label,
     layer_name,
@@ -229,8 +230,7 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
     dataset = group[name]
     if len(dataset.shape) != 2 or not dataset.shape[1] or dataset.dtype.kind not in "fiu":
         raise StoreError(f"'{dataset.name}': expected numbers (n, d), got {dataset.dtype} {dataset.shape}")
-    if dataset.is_virtual or dataset.external:
-        raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    check_own_values(dataset)
     load_filters(dataset)
     return int(dataset.shape[0]), int(dataset.shape[1])
 
