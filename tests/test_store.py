@@ -32,7 +32,7 @@ from nrc_probe.report.contents import print_contents
 from nrc_probe.report.terminal import print_result
 from nrc_probe.store import writing
 from nrc_probe.store.committed import journal_of
-from nrc_probe.store.layout import layer_name, link_name, read_text, write_text
+from nrc_probe.store.layout import SCHEMA, layer_name, link_name, read_text, write_text
 from nrc_probe.store.writing import partial_of
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
@@ -460,6 +460,37 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     with h5py.File(tmp_path / "new.h5", "w") as book:
         book.attrs["schema"] = "nrc-probe/activations/2"
     refused(tmp_path / "new.h5", "got nrc-probe/activations/2")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Unable to synchronously open file"), "a.h5: cannot be read: Permission denied"),
+        (OSError(5, "Can't synchronously read data"), "a.h5: cannot be read: Input/output error"),
+        (OSError("Unable to synchronously open file (bad thing)"), f"{SCHEMA} (HDF5: bad thing); dump or"),
+        (KeyError("Unable to synchronously open object (object 'x' gone)"), "(HDF5: object 'x' gone)"),
+        (TypeError("n must be int, got str"), f"{SCHEMA} (n must be int, got str); dump or copy it again"),
+    ],
+    ids=str,
+)
+def test_a_file_that_may_not_be_read_is_not_called_damaged(error, words, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    (tmp_path / "a.h5").write_bytes(b"")
+    monkeypatch.setattr(h5py, "File", fails)
+    refused(tmp_path / "a.h5", words)
+    if isinstance(error, OSError) and error.errno:
+        with pytest.raises(StoreError) as caught:
+            score(tmp_path / "a.h5")
+        assert "damaged" not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_said_so(tmp_path):
+    for name in ("x" * 300, "x" * 250):  # the second leaves no room for '.partial'
+        refused(tmp_path / name, "cannot be read: File name too long")
+        with pytest.raises(StoreError, match="cannot be read: File name too long"):
+            info(tmp_path / name)
 
 
 @pytest.mark.parametrize("moments", [False, True])
@@ -912,6 +943,30 @@ def test_a_dump_is_not_resumed_from_other_columns(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="the choice of the data's columns was inputs 'x', targets 'y', now"):
         resume(checkpoint, data, tmp_path / "a.h5", inputs="z")
     resume(checkpoint, data, tmp_path / "a.h5", inputs="x")
+
+
+def test_a_damaged_unfinished_dump_is_not_resumed_or_comes_out_right(interrupted, tmp_path):
+    checkpoint, data, path = interrupted
+    partial, copy = partial_of(path), tmp_path / "copy"
+    content, journal = partial.read_bytes(), journal_of(partial).read_bytes()
+    resume(checkpoint, data, path)
+    whole = everything_in(path)
+    rng, refusals = np.random.default_rng(0), 0
+    for place in rng.choice(np.flatnonzero(np.frombuffer(content, np.uint8)), 60, replace=False):
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.integers(8)
+        partial_of(copy / "a.h5").write_bytes(changed)
+        journal_of(partial_of(copy / "a.h5")).write_bytes(journal)
+        try:
+            resume(checkpoint, data, copy / "a.h5")
+        except StoreError:
+            refusals += 1
+            assert not (copy / "a.h5").exists()
+        else:
+            assert everything_in(copy / "a.h5") == whole
+    assert refusals > 30
 
 
 def test_live_data_are_not_resumed(tmp_path, monkeypatch):

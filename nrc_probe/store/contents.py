@@ -62,7 +62,9 @@ def info(path: str | Path) -> Contents:
 @contextmanager
 def _opened(path: Path) -> Iterator[Store]:
     unfinished = path if path.name.endswith(".partial") else partial_of(path)
-    if (path.exists() and path != unfinished) or not unfinished.exists():
+    with readable(path):
+        is_whole = (path.exists() and path != unfinished) or not unfinished.exists()
+    if is_whole:
         with open_store(path) as store:
             yield store
         return

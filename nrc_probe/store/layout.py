@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +35,8 @@ _CHUNK_BYTES = 2**20
 _CHUNK_ROWS = 4096
 """The most rows in a chunk: a dump is resumed from whole chunks, and narrow layers fill theirs late."""
 _WORD = 8
+_NOT_ITS_CONTENT = (errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of files that may be sound; the rest comes of what damaged files lead HDF5 to ask."""
 _LARGEST_RATIO = 4096
 """Of values to stored bytes: gzip makes a thousandth of zeros."""
 
@@ -224,14 +229,23 @@ def word_sum(array: np.ndarray[Any, Any]) -> np.uint64:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 says about a damaged file into one line."""
+    """Turn whatever HDF5 says about a damaged file, or the system about a closed one, into one line."""
     try:
         yield
     except StoreError as error:
         place = str(path)
         raise error if str(error).startswith(place) else StoreError(f"{place}: {error}") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in _NOT_ITS_CONTENT:
+            raise StoreError(f"{path}: cannot be read: {os.strerror(error.errno)}") from error
         raise StoreError(
-            f"{path}: cut short, damaged or no file of schema {SCHEMA} ({reason}); dump or copy it again"
+            f"{path}: cut short, damaged or no file of schema {SCHEMA} ({hdf5_words(error)}); "
+            "dump or copy it again"
         ) from error
+
+
+def hdf5_words(error: Exception) -> str:
+    """What is wrong, as HDF5 says it, without what h5py was about to do; of other errors, all they say."""
+    words = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
+    inner = re.fullmatch(r"[^(]* synchronously [^(]*\((.*)\)", words)
+    return f"HDF5: {inner[1]}" if inner else words

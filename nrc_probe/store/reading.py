@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc_probe.dataset.rows import Blocks, block_rows, spans, to_tensor
+from nrc_probe.dataset.rows import Blocks, to_tensor
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import FAST, Moments
@@ -26,10 +26,9 @@ from nrc_probe.store.layout import (
     load_filters,
     read_array,
     readable,
-    word_sum,
 )
 from nrc_probe.store.story import Story
-from nrc_probe.store.stream import checks_name
+from nrc_probe.store.stream import checked_blocks
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
 from nrc_probe.store.sums import load_outcome, load_pass
 from nrc_probe.store.tell import told
@@ -95,8 +94,8 @@ def open_store(path: Path) -> Iterator[Store]:
     """
     import h5py
 
-    _check_place(path)
     with readable(path):
+        _check_place(path)
         book = h5py.File(path, "r", rdcc_nbytes=0)  # each chunk is read once: there is nothing to cache
     with book:
         with readable(path):
@@ -176,8 +175,8 @@ def read_book(path: Path, book: Any) -> Store:
         if "moments" in owner:
             _check_links(owner)
             _check_links(owner["moments"])
-            for group in owner["moments"].values():
-                _check_links(group)
+            for link in owner["moments"]:  # h5py's values() has None for what is damaged
+                _check_links(owner["moments"][link])
     story = told(book) if "facts" in book else None
     if "residuals" in book:
         n, target_dim = int(book["residuals/n"][()]), int(book["residuals/mean_y"].shape[0])
@@ -306,23 +305,8 @@ def _batch_rows(store: Store, rows: int) -> int:
 
 def _blocks(group: Any, name: str) -> Blocks:
     """The rows of a data set in whole chunks, each chunk read once and held against its check sum."""
-    dataset = group[name]
-    sums = group[checks_name(name)][()] if checks_name(name) in group else None
-    for span in spans(len(dataset), _block_rows(dataset)):
-        values = dataset[span]
-        if sums is not None:
-            _check(values, sums, span.start, dataset)
-        yield _as_floats(values, label(dataset, "dtype"))
-
-
-def _check(values: np.ndarray[Any, Any], sums: np.ndarray[Any, Any], start: int, dataset: Any) -> None:
-    chunk = dataset.chunks[0]
-    for span in spans(len(values), chunk):
-        if sums[(start + span.start) // chunk] != word_sum(values[span]):
-            raise StoreError(
-                f"'{dataset.name}', rows {start + span.start} to {start + span.stop - 1}: damaged, "
-                "their check sum differs"
-            )
+    dtype = label(group[name], "dtype")
+    return (_as_floats(values, dtype) for values in checked_blocks(group, name))
 
 
 def _as_floats(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
@@ -330,10 +314,6 @@ def _as_floats(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
         return torch.from_numpy(values).view(torch.bfloat16)
     tensor = to_tensor(values)
     return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _block_rows(dataset: Any) -> int:
-    return block_rows(dataset.shape, dataset.dtype.itemsize, dataset.chunks[0] if dataset.chunks else 1)
 
 
 def ticker(total: int, advance: Advance | None) -> Tick:

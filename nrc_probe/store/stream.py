@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nrc_probe.dataset.rows import block_rows, spans
+from nrc_probe.errors import StoreError
 from nrc_probe.store.layout import (
     chunk_rows,
     compression_options,
@@ -24,6 +27,35 @@ _SUMS_CHUNK = 1024
 def checks_name(name: str) -> str:
     """Where the check sums of the chunks of data set `name` lie."""
     return f"{name}_checksums"
+
+
+def checked_blocks(group: Any, name: str) -> Iterator[np.ndarray[Any, Any]]:
+    """The rows of a data set in whole chunks, each chunk read once and held against its check sum, if it has.
+
+    Raises StoreError where one differs.
+    """
+    dataset = group[name]
+    sums = group[checks_name(name)][()] if checks_name(name) in group else None
+    chunk = dataset.chunks[0] if dataset.chunks else 1
+    rows = block_rows(dataset.shape, dataset.dtype.itemsize, chunk)
+    if sums is not None and sums.shape != (-(-len(dataset) // chunk),):
+        raise StoreError(f"'{dataset.name}': expected a check sum a chunk of {chunk} rows, got {sums.shape}")
+    for span in spans(len(dataset), rows):
+        values = dataset[span]
+        if sums is not None:
+            _check(values, sums[span.start // chunk :], f"'{dataset.name}'", span.start, chunk)
+        yield values
+
+
+def _check(
+    values: np.ndarray[Any, Any], sums: np.ndarray[Any, Any], name: str, start: int, chunk: int
+) -> None:
+    for expected, span in zip(sums, spans(len(values), chunk), strict=False):
+        if expected != word_sum(values[span]):
+            raise StoreError(
+                f"{name}, rows {start + span.start} to {start + span.stop - 1}: damaged, "
+                "their check sum differs"
+            )
 
 
 class Stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from nrc_probe.scoring import reader_of
 from nrc_probe.store.committed import CommittedFile, journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
+    hdf5_words,
     is_complete,
     label,
     layer_name,
     link_name,
+    read_array,
     read_text,
     readable,
     stored_dtype,
@@ -30,7 +32,7 @@ from nrc_probe.store.layout import (
 )
 from nrc_probe.store.shield import uninterrupted
 from nrc_probe.store.story import Form, Story, difference
-from nrc_probe.store.stream import Stream, create_rows
+from nrc_probe.store.stream import Stream, checked_blocks, create_rows
 from nrc_probe.store.sums import save_outcome
 from nrc_probe.store.tell import begin_book, describe_layer, told
 
@@ -121,6 +123,16 @@ def _is_remnant(path: Path) -> bool:
 def _rename(partial: Path, output: Path) -> None:
     partial.replace(output)
     journal_of(partial).unlink(missing_ok=True)  # in this order: without it, a partial file is nothing
+
+
+def _check_kept(rows: Sequence[tuple[Any, str]], layers: Sequence[Any]) -> None:
+    """Read once what a resumed dump keeps. Raises StoreError where it is not what was written."""
+    for group, name in rows:
+        for _ in checked_blocks(group, name):
+            pass
+    for group in layers:
+        if "weight" in group:
+            read_array(group, "weight")
 
 
 class ActivationWriter:
@@ -267,7 +279,8 @@ class ActivationWriter:
             )
         self.skipped = read_text(self._book, "unfinished")["skipped"]
         self._saved_skipped = dict(self.skipped)
-        groups = sorted(self._book["layers"].items(), key=lambda item: int(item[1].attrs["index"]))
+        layers = [(link, self._book["layers"][link]) for link in self._book["layers"]]
+        groups = sorted(layers, key=lambda item: int(item[1].attrs["index"]))
         names = ("features", "targets") if self._by_token else ("features",)
         places = [(self._book, "targets"), (self._book, "outputs")]
         live = [(group, n) for link, group in groups for n in names if layer_name(link) not in self.skipped]
@@ -276,6 +289,7 @@ class ActivationWriter:
             self._errors[name] = Stream(group, name, self.start)
         for link, group in groups:
             self._layers[layer_name(link)] = [Stream(group, name, self.start) for name in names]
+        _check_kept(places + live, [group for _, group in groups])
         self._plan.on_size(self._size(0))
 
     def _first_row(self, written: list[int]) -> int:
@@ -332,7 +346,13 @@ class ActivationWriter:
             if self._file.failure:
                 raise self._file.failure
         except (OSError, RuntimeError) as error:
-            raise self._refusal(self._file.failure or error) from error
+            cause = self._file.failure or error
+            if self._resumed and getattr(cause, "errno", None) is None:  # the system says nothing: HDF5 does
+                raise StoreError(
+                    f"{partial_of(self._plan.output)}: damaged, it cannot be resumed ({hdf5_words(error)}); "
+                    "remove it and begin anew"
+                ) from error
+            raise self._refusal(cause) from error
 
     def _refusal(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or str(error)
