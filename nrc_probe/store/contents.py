@@ -25,11 +25,11 @@ class LayerContents:
     """Feature width d."""
     out: int | None
     rows: int
-    """Of its features; 0 where there are but sums."""
+    """Of its features; where there are but sums, those that were summed."""
     has_moments: bool
     has_weight: bool
     stored_bytes: int
-    """Of its features, after compression."""
+    """Of its features, after compression, and its sums."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,19 @@ def _dtype(store: Store) -> str | None:
 
 
 def _layer(store: Store, layer: StoredLayer) -> LayerContents:
+    sums = store.book.get(f"moments/{link_name(layer.name)}")
+    arrays = [] if sums is None else [sums[name] for name in sums]
+    if "features" in layer.group:
+        arrays.append(layer.group["features"])
     return LayerContents(
         name=layer.name,
         type=layer.type,
         width=layer.width,
         out=layer.out,
-        rows=layer.rows,
-        has_moments=f"moments/{link_name(layer.name)}" in store.book,
+        rows=layer.rows if layer.rows or sums is None else int(sums["n"][()]),
+        has_moments=sums is not None,
         has_weight="weight" in layer.group,
-        stored_bytes=int(layer.group["features"].id.get_storage_size()) if "features" in layer.group else 0,
+        stored_bytes=sum(int(array.id.get_storage_size()) for array in arrays),
     )
 
 

@@ -21,7 +21,7 @@ from nrc_probe.store.layout import (
     write_label,
 )
 
-_SUMS_CHUNK = 1024
+_SUMS_CHUNK, _SUM_BYTES = 1024, 8
 
 
 def checks_name(name: str) -> str:
@@ -79,10 +79,14 @@ class Stream:
         return self._chunk.shape[1]
 
     def bytes_to_come(self, samples: int, rows: int) -> int:
-        """What `rows` samples add to the file, before compression, as far as the first `samples` tell."""
+        """What `rows` samples add to the file, before compression, as far as the first `samples` tell.
+
+        The last chunk is as large as the others, and so is that of check sums.
+        """
         each = self._shown / samples if samples else 1.0
-        row_bytes = self.width * self._chunk.element_size()
-        return max(0, round(each * rows) - self._there) * row_bytes
+        chunks = -(-max(0, round(each * rows) - self._there) // len(self._chunk))
+        chunks_of_sums = -(-chunks // _SUMS_CHUNK)
+        return chunks * self._chunk.nbytes + chunks_of_sums * _SUMS_CHUNK * _SUM_BYTES
 
     def add(self, rows: Tensor) -> bool:
         """Take in (m, d); False where a number is too large for the type in which it is stored."""

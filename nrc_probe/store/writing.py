@@ -310,12 +310,16 @@ class ActivationWriter:
                 yield from streams
 
     def _size(self, seen: int) -> int | None:
-        """Bytes that are to come, before compression; None where nobody knows."""
+        """Bytes that are to come, before compression, and the weights; None where nobody knows."""
         if self._plan.rows is None:
             return None
         rows = sum(stream.bytes_to_come(seen, self._plan.rows) for stream in self._streams())
         squares = sum((streams[0].width + self._plan.target_dim) ** 2 for streams in self._layers.values())
-        return rows + 8 * squares * self._plan.moments
+        return rows + 8 * squares * self._plan.moments + (0 if self._resumed else self._weight_bytes())
+
+    def _weight_bytes(self) -> int:
+        groups = (self._book["layers"][link] for link in self._book["layers"])
+        return sum(int(group["weight"].id.get_storage_size()) for group in groups if "weight" in group)
 
     def _commit(self) -> None:
         for stream in self._streams():
