@@ -127,12 +127,15 @@ def _rename(partial: Path, output: Path) -> None:
 
 def _check_kept(rows: Sequence[tuple[Any, str]], layers: Sequence[Any]) -> None:
     """Read once what a resumed dump keeps. Raises StoreError where it is not what was written."""
-    for group, name in rows:
-        for _ in checked_blocks(group, name):
-            pass
-    for group in layers:
-        if "weight" in group:
-            read_array(group, "weight")
+    try:
+        for group, name in rows:
+            for _ in checked_blocks(group, name):
+                pass
+        for group in layers:
+            if "weight" in group:
+                read_array(group, "weight")
+    except StoreError as error:
+        raise StoreError(f"{error} (remove the file and begin anew)") from error
 
 
 class ActivationWriter:
