@@ -469,6 +469,7 @@ def test_what_is_no_such_file_is_refused(tmp_path):
         (OSError(5, "Can't synchronously read data"), "a.h5: cannot be read: Input/output error"),
         (OSError("Unable to synchronously open file (bad thing)"), f"{SCHEMA} (HDF5: bad thing); dump or"),
         (KeyError("Unable to synchronously open object (object 'x' gone)"), "(HDF5: object 'x' gone)"),
+        (RuntimeError("Unable to get storage size (so (or so))"), "(HDF5: so (or so))"),
         (TypeError("n must be int, got str"), f"{SCHEMA} (n must be int, got str); dump or copy it again"),
     ],
     ids=str,

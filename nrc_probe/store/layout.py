@@ -247,5 +247,5 @@ def readable(path: Path) -> Iterator[None]:
 def hdf5_words(error: Exception) -> str:
     """What is wrong, as HDF5 says it, without what h5py was about to do; of other errors, all they say."""
     words = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
-    inner = re.fullmatch(r"[^(]* synchronously [^(]*\((.*)\)", words)
+    inner = re.fullmatch(r"(?:Unable to|Can't|Couldn't) [^(]*\((.*)\)", words)
     return f"HDF5: {inner[1]}" if inner else words
