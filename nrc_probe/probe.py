@@ -336,6 +336,7 @@ def _data_source(dataset: Dataset) -> DataSource:
         target_dim=dataset.target_dim,
         standardized=dataset.standardized,
         notes=dataset.notes,
+        reading=dataset.reading,
     )
 
 

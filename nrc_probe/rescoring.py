@@ -21,6 +21,7 @@ from nrc_probe.recording import checked_output, save_sums
 from nrc_probe.result import CheckpointFacts, ModelFacts, Result, Settings
 from nrc_probe.scoring import DataSource, Facts, Reader, provenance_since, score_passes
 from nrc_probe.store.contents import Contents, info
+from nrc_probe.store.layout import readable
 from nrc_probe.store.merging import merge_stores
 from nrc_probe.store.plain import ArrayNames, Plain, open_plain, read_plain
 from nrc_probe.store.reading import (
@@ -85,14 +86,15 @@ def score(
 
 def _is_foreign(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return path.is_file() and suffix in READERS and suffix not in (".h5", ".hdf5")
+    with readable(path):
+        return path.is_file() and suffix in READERS and suffix not in (".h5", ".hdf5")
 
 
 def merge(paths: Sequence[str | Path], *, output: str | Path) -> Contents:
     """Add the moments in several files, of disjoint rows of one study, to `output`, exactly.
 
-    Raises StoreError where a file has none, where two differ in checkpoint, layers, pooling, precision
-    or standardisation, or hold the same rows; OutputError.
+    Raises StoreError where a file has none, where two differ in checkpoint, layers, pooling, precision,
+    standardisation or columns, or hold the same rows; OutputError.
     """
     if len(paths) < 2:
         raise ConfigError(f"merge takes two files or more, got {len(paths)}")

@@ -78,6 +78,8 @@ class DataSource:
     target_dim: int
     standardized: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reading: str | None = None
+    """Which arrays or columns of its files the rows are; None where unknown."""
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,30 @@ def test_without_its_whole_journal_a_file_is_refused(spoil, words, tmp_path):
         CommittedFile(tmp_path / "f", create=False)
 
 
+def test_a_journal_is_refused_whichever_of_its_bits_is_changed(tmp_path):
+    file = CommittedFile(tmp_path / "f", create=True)
+    for text in (b"one", b"two"):
+        file.seek(0)
+        file.write(memoryview(text))
+        file.commit()
+    file.close()
+    whole = journal_of(tmp_path / "f").read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            journal_of(tmp_path / "f").write_bytes(changed)
+            with pytest.raises(StoreError, match=r"f: its journal .*\(remove both, and begin anew\)"):
+                CommittedView(tmp_path / "f")
+
+
+def test_a_journal_of_another_version_is_named_as_one(tmp_path):
+    CommittedFile(tmp_path / "f", create=True).close()
+    journal_of(tmp_path / "f").write_bytes(b"nrcjrnl1" + bytes(20))
+    with pytest.raises(StoreError, match=r"f: its journal 'f\.journal' is of another version of nrc-probe"):
+        CommittedFile(tmp_path / "f", create=False)
+
+
 def test_after_a_refusal_nothing_more_is_written(tmp_path, monkeypatch):
     file = CommittedFile(tmp_path / "f", create=True)
     file.write(memoryview(b"one"))

@@ -8,6 +8,7 @@ import torch
 from books import arrays_in, assert_same, study
 from runs import save_data, save_network, small_network
 from safetensors.torch import save_file
+from torch import nn
 
 from nrc_probe import analyze, dump, info, merge, score
 from nrc_probe.errors import ConfigError, OutputError, StoreError
@@ -103,6 +104,75 @@ def test_moments_of_another_study_are_refused(options, words, shards, tmp_path):
     files = [sums(checkpoint, names[0]), sums(checkpoint, names[2], **options)]
     with pytest.raises(StoreError, match=words):
         merge(files, output=tmp_path / "m.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"inputs": "z"},
+            r"rows20\.h5: its rows are read as inputs 'z', targets 'y', but in .* as inputs 'x'",
+        ),
+        (
+            {"targets": "z[0,2]"},
+            r"read as inputs 'x', targets 'z\[0,2\]', but in .*rows0\.h5 as .*targets 'y'",
+        ),
+    ],
+    ids=str,
+)
+def test_rows_read_from_other_columns_are_refused(options, words, shards, tmp_path):
+    checkpoint, names, _ = shards
+    for name in names:
+        arrays = arrays_in(name)
+        np.savez(name, **arrays, z=arrays["x"] * 2)
+    files = [sums(checkpoint, names[0]), sums(checkpoint, names[1], **options)]
+    with pytest.raises(StoreError, match=words):
+        merge(files, output=tmp_path / "m.h5")
+    # rows of live data may be any, but they hide no others
+    arrays = arrays_in(names[2])
+    dump(checkpoint, (arrays["x"], arrays["y"]), output=tmp_path / "live.h5", moments_only=True)
+    merge([tmp_path / "live.h5", files[0]], output=tmp_path / "two.h5")
+    with pytest.raises(StoreError, match=r"its rows are read as .* \(name the same --inputs and --targets\)"):
+        merge([tmp_path / "two.h5", files[1]], output=tmp_path / "m.h5")
+
+
+def test_columns_are_the_same_however_they_are_named(tmp_path):
+    checkpoint = save_network(tmp_path / "net.pth")
+    rows = np.random.default_rng(0).normal(size=(40, 7))
+    said = [{"inputs": "0:5", "targets": "5,6"}, {"inputs": "0,1,2:5", "targets": "-2:"}, {"targets": "0,1"}]
+    files = []
+    for k, options in enumerate(said):
+        np.savetxt(tmp_path / f"{k}.csv", rows + k, delimiter=",")
+        files.append(sums(checkpoint, tmp_path / f"{k}.csv", **options))
+    assert merge(files[:2], output=tmp_path / "m.h5").story.facts.data.reading == "inputs 0:5, targets 5:7"
+    with pytest.raises(
+        StoreError, match=r"read as inputs 2:7, targets 0:2, but in .* inputs 0:5, targets 5:7"
+    ):
+        merge(files[1:], output=tmp_path / "m.h5")
+
+
+def test_bytes_read_as_images_are_not_merged_with_bytes_as_they_are(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    files = []
+    for k, options in enumerate(({}, {"images": "as-is"})):
+        rng = np.random.default_rng(k)
+        arrays = {"x": rng.integers(0, 256, (30, 3, 2, 2), np.uint8), "y": rng.normal(size=(30, 2))}
+        np.savez(tmp_path / f"{k}.npz", **arrays)
+        files.append(tmp_path / f"{k}.h5")
+        dump(model, tmp_path / f"{k}.npz", output=files[-1], moments_only=True, **options)
+    with pytest.raises(StoreError, match=r"targets 'y', but in .* targets 'y', images with channels first"):
+        merge(files, output=tmp_path / "m.h5")
+
+
+@pytest.mark.parametrize("options", [{"heldout_inputs": "z"}, {"limit": 10}], ids=str)
+def test_held_out_rows_that_are_read_otherwise_are_left_out(options, shards, tmp_path):
+    checkpoint, names, whole = shards
+    np.savez(whole, **arrays_in(whole), z=arrays_in(whole)["x"] * 2)
+    files = [sums(checkpoint, names[0], heldout=whole), sums(checkpoint, names[2], heldout=whole, **options)]
+    merge(files, output=tmp_path / "m.h5")
+    scored = score(tmp_path / "m.h5")
+    assert scored.heldout is None
+    assert any("held-out rows differ" in note for note in scored.data.assumptions)
 
 
 def test_moments_of_another_checkpoint_or_of_other_weights_are_refused(shards, tmp_path):

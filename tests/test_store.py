@@ -32,7 +32,7 @@ from nrc_probe.report.contents import print_contents
 from nrc_probe.report.terminal import print_result
 from nrc_probe.store import writing
 from nrc_probe.store.committed import journal_of
-from nrc_probe.store.layout import layer_name, link_name, read_text, write_text
+from nrc_probe.store.layout import SCHEMA, layer_name, link_name, read_text, write_text
 from nrc_probe.store.writing import partial_of
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
@@ -283,8 +283,8 @@ def test_h5py_alone_reads_the_features_that_the_layers_read(tmp_path):
     dump(checkpoint, data, output=tmp_path / "a.h5", rank=1)
     arrays, model = arrays_in(data), small_network()
     with h5py.File(tmp_path / "a.h5") as book, torch.no_grad():
-        assert book.attrs["schema"] == "nrc-probe/activations/1"
-        assert (book.attrs["complete"], book.attrs["n"], book.attrs["pooling"]) == (True, 60, "mean")
+        assert book.attrs["schema"] == b"nrc-probe/activations/1"
+        assert (book.attrs["complete"], book.attrs["n"], book.attrs["pooling"]) == (True, 60, b"mean")
         assert len(book.attrs["checkpoint_sha256"]) == len(book.attrs["data_sha256"]) == 64
         np.testing.assert_allclose(book["targets"][()], arrays["y"])
         x = torch.from_numpy(arrays["x"])
@@ -294,7 +294,7 @@ def test_h5py_alone_reads_the_features_that_the_layers_read(tmp_path):
             assert group["features"].dtype == np.float32
             np.testing.assert_allclose(group["features"][()], model[: int(name)](x).numpy(), rtol=1e-5)
             np.testing.assert_array_equal(group["weight"][()], model[int(name)].weight.numpy())
-            assert (group.attrs["index"], group.attrs["type"]) == (index, "Linear")
+            assert (group.attrs["index"], group.attrs["type"]) == (index, b"Linear")
 
 
 @pytest.mark.parametrize("compression", ["none", "lzf", "gzip", "blosc"])
@@ -309,7 +309,7 @@ def test_every_form_holds_the_rounded_features(compression, dtype, tmp_path):
         features = book["layers/layers.0/features"]
         assert bool(features.id.get_create_plist().get_nfilters()) == (compression != "none")
         values = features[()]
-        if features.attrs["dtype"] == "bfloat16":
+        if features.attrs["dtype"] == b"bfloat16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
         np.testing.assert_array_equal(values.astype(np.float32), expected)
     assert score(tmp_path / "a.h5").data.n == 60
@@ -462,6 +462,38 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     refused(tmp_path / "new.h5", "got nrc-probe/activations/2")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Unable to synchronously open file"), "a.h5: cannot be read: Permission denied"),
+        (OSError(5, "Can't synchronously read data"), "a.h5: cannot be read: Input/output error"),
+        (OSError("Unable to synchronously open file (bad thing)"), f"{SCHEMA} (HDF5: bad thing); dump or"),
+        (KeyError("Unable to synchronously open object (object 'x' gone)"), "(HDF5: object 'x' gone)"),
+        (RuntimeError("Unable to get storage size (so (or so))"), "(HDF5: so (or so))"),
+        (TypeError("n must be int, got str"), f"{SCHEMA} (n must be int, got str); dump or copy it again"),
+    ],
+    ids=str,
+)
+def test_a_file_that_may_not_be_read_is_not_called_damaged(error, words, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    (tmp_path / "a.h5").write_bytes(b"")
+    monkeypatch.setattr(h5py, "File", fails)
+    refused(tmp_path / "a.h5", words)
+    if isinstance(error, OSError) and error.errno:
+        with pytest.raises(StoreError) as caught:
+            score(tmp_path / "a.h5")
+        assert "damaged" not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_said_so(tmp_path):
+    for name in ("x" * 300, "x" * 250):  # the second leaves no room for '.partial'
+        refused(tmp_path / name, "cannot be read: File name too long")
+        with pytest.raises(StoreError, match="cannot be read: File name too long"):
+            info(tmp_path / name)
+
+
 @pytest.mark.parametrize("moments", [False, True])
 def test_a_file_that_was_cut_is_refused_at_every_length(moments, tmp_path):
     checkpoint, data = study(tmp_path)
@@ -493,7 +525,17 @@ def test_no_changed_byte_changes_a_number(form, tmp_path):
         else:  # what was hit counts for nothing
             found = differences(whole, scored)
             assert max(found.values()) <= 1e-9, (place, max(found, key=found.get))
+            assert words_of(whole) == words_of(scored), place
     assert refusals > 60
+
+
+@pytest.mark.parametrize("form", [{"moments": True}, {"moments_only": True}], ids=str)
+def test_nothing_lies_in_hdf5_s_heap_which_has_no_check_sums(form, tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", heldout=data, **form)
+    content = (tmp_path / "a.h5").read_bytes()
+    assert b"OHDR" in content
+    assert b"GCOL" not in content  # one wrong length in a heap, and HDF5 reads it for ever
 
 
 WRONG = [None, -1, True, "\x1b[2Jx", [], [None], {}, {"a": 1}, 10**400, 0.5, "x" * 100_000]
@@ -606,6 +648,46 @@ def test_values_of_others_that_mean_nothing_are_refused(place, value, words, tmp
     refused(tmp_path / "a.h5", words if np.size(value) else "a.h5")
 
 
+UNWRITTEN = [
+    ({}, 0, "was made but never written: it has shape (60, 5) and no values"),
+    ({"chunks": (7, 5)}, 0, "was made but never written"),
+    ({"chunks": (7, 5)}, 53, "was never wholly written: 8 of its 9 chunks are there"),
+    ({"chunks": (7, 2), "compression": "gzip"}, 60, None),
+    ({"chunks": (7, 5), "compression": "gzip"}, 50, "was never wholly written: 8 of its 9 chunks are there"),
+    ({"chunks": (64, 8), "maxshape": (None, None)}, 60, None),
+    ({"fillvalue": 3.0}, 60, None),
+]
+
+
+@pytest.mark.parametrize(("layout", "rows", "words"), UNWRITTEN, ids=str)
+@pytest.mark.parametrize("place", ["layers/0/features", "targets", "outputs"])
+def test_rows_that_were_never_written_are_refused_and_not_read_as_zeros(place, layout, rows, words, tmp_path):
+    values, _ = study_arrays()
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book.attrs["schema"], book.attrs["complete"] = "nrc-probe/activations/1", True
+        for name in ("layers/0/features", "targets", "outputs"):
+            if name != place:
+                book[name] = values
+                continue
+            dataset = book.create_dataset(name, values.shape, "f4", **layout)
+            if rows:
+                dataset[:rows] = values[:rows]
+    if words is None:
+        assert score(tmp_path / "a.h5").data.n == 60
+    else:
+        refused(tmp_path / "a.h5", f"'/{place}' {words}")
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_features_that_are_all_zero_are_written_however_little_they_take(compression, tmp_path):
+    x, y = study_arrays(5000)
+    model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 2))
+    nn.init.zeros_(model[0].weight)
+    nn.init.constant_(model[0].bias, -1)
+    dump(model, (x, y), output=tmp_path / "a.h5", compression=compression)
+    assert_same(analyze(model, (x, y)), score(tmp_path / "a.h5"))
+
+
 def test_values_that_mean_nothing_in_features_leave_their_layer_out(tmp_path):
     x, y = study_arrays()
     with h5py.File(tmp_path / "a.h5", "w") as book:
@@ -693,6 +775,13 @@ def never_write(book):
     book["layers/layers.2"].create_dataset("weight", (10**6, 10**6), "f4", chunks=(1, 8))[0, :8] = 1
 
 
+def write_zeros(book):
+    del book["layers/layers.2/weight"]
+    shape = (30_000_000, 1)
+    weight = book["layers/layers.2"].create_dataset("weight", shape, "f4", chunks=shape, compression="gzip")
+    weight.id.write_direct_chunk((0, 0), b"few bytes")
+
+
 def put_outside(book):
     del book[f"{M}/mean_h"]
     book[M].create_dataset("mean_h", (8,), "f8", external=[("other.raw", 0, 64)])
@@ -703,7 +792,8 @@ def put_outside(book):
     [
         (link_moments, "lies in another file"),
         (link_sums, "lies in another file"),
-        (never_write, "'/layers/layers.2/weight': has shape (1000000, 1000000), but 32 bytes are stored"),
+        (never_write, "'/layers/layers.2/weight' was never wholly written: 1 of its 125,000,000,000 chunks"),
+        (write_zeros, "'/layers/layers.2/weight': has shape (30000000, 1), but "),
         (put_outside, "its numbers lie in other files"),
     ],
 )
@@ -840,6 +930,46 @@ def test_a_dump_is_not_resumed_with_another_checkpoint_or_other_data(interrupted
     np.savez(data, **{**arrays, "y": arrays["y"] + 1})
     with pytest.raises(StoreError, match="cannot be resumed: the data's SHA-256 was"):
         resume(checkpoint, data, path)
+
+
+def test_a_dump_is_not_resumed_from_other_columns(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    arrays = arrays_in(data)
+    np.savez(data, **arrays, z=arrays["x"] * 2)
+    monkeypatch.setattr(writing, "_SECONDS_BETWEEN_COMMITS", 0.0)
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            dump(checkpoint, data, output=tmp_path / "a.h5", batch_size=10, inputs="x")
+    with pytest.raises(StoreError, match="the choice of the data's columns was inputs 'x', targets 'y', now"):
+        resume(checkpoint, data, tmp_path / "a.h5", inputs="z")
+    resume(checkpoint, data, tmp_path / "a.h5", inputs="x")
+
+
+def test_a_damaged_unfinished_dump_is_not_resumed_or_comes_out_right(interrupted, tmp_path):
+    checkpoint, data, path = interrupted
+    partial, copy = partial_of(path), tmp_path / "copy"
+    content, journal = partial.read_bytes(), journal_of(partial).read_bytes()
+    resume(checkpoint, data, path)
+    whole = everything_in(path)
+    rng, refusals = np.random.default_rng(0), []
+    for place in rng.choice(np.flatnonzero(np.frombuffer(content, np.uint8)), 60, replace=False):
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.integers(8)
+        partial_of(copy / "a.h5").write_bytes(changed)
+        journal_of(partial_of(copy / "a.h5")).write_bytes(journal)
+        try:
+            resume(checkpoint, data, copy / "a.h5")
+        except StoreError as error:
+            refusals.append(str(error))
+            assert not (copy / "a.h5").exists()
+        else:
+            assert everything_in(copy / "a.h5") == whole
+    assert len(refusals) > 30
+    words = "features', rows 0 to 14: damaged, their check sum differs (remove the file and begin anew)"
+    assert any(words in text for text in refusals)
 
 
 def test_live_data_are_not_resumed(tmp_path, monkeypatch):
@@ -1056,10 +1186,18 @@ def test_what_does_not_fit_on_the_disk_is_not_begun_unless_one_says_so(tmp_path,
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     said = []
-    with pytest.raises(OutputError, match=r"about 6\d\d\.\d KiB to write, 97\.7 KiB free .*--yes"):
+    with pytest.raises(OutputError, match=r"about 9\d\d\.\d KiB to write, 97\.7 KiB free .*--yes"):
         dump(checkpoint, data, output=tmp_path / "a.h5", announce=said.append)
     assert "KiB to write, 97.7 KiB free" in said[0]
     assert not list(tmp_path.glob("a.h5*"))
     dump(checkpoint, data, output=tmp_path / "a.h5", yes=True)
-    # 6000 rows of 5 + 8 + 8 float32, and 2 + 2 float64
-    assert math.isclose(6000 * (21 * 4 + 4 * 8) / 1024, 679.7, abs_tol=0.1)
+    # two chunks of 4096 rows of 5 + 8 + 8 float32, and 2 + 2 float64; five chunks of 1024 check sums
+    assert math.isclose((8192 * (21 * 4 + 4 * 8) + 5 * 8192) / 1024, 968, abs_tol=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}, {"moments": True}, {"limit": 1234}], ids=str)
+def test_the_size_that_is_told_is_about_that_of_the_file(options, tmp_path):
+    said = []
+    dump(HOPPER / "wd_0.safetensors", output=tmp_path / "a.h5", announce=said.append, **options)
+    told = float(re.search(r"about ([\d.]+) MiB to write", said[0])[1]) * 2**20
+    assert (tmp_path / "a.h5").stat().st_size == pytest.approx(told, rel=0.08)

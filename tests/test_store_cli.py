@@ -33,7 +33,7 @@ def scores(text: str) -> object:
 def test_a_dump_is_written_told_and_scored_as_analyze_would(run: Callable[..., Run], folder: Path) -> None:
     written = run("dump", "net.pth", "--data", "data.npz", "-o", "a.h5")
     assert written.code == 0
-    assert written.err.splitlines()[0].startswith("a.h5: about 6.8 KiB to write, ")
+    assert written.err.splitlines()[0].startswith("a.h5: about 47.3 KiB to write, ")
     for words in ("a.h5: ", "activations as float32, compression none", "layers.2 (Linear)", "60"):
         assert words in written.out
     analysed = run("analyze", "net.pth", "--data", "data.npz", "--json", "-")
@@ -50,13 +50,24 @@ def test_info_says_what_is_inside(run: Callable[..., Run]) -> None:
     assert len(said.splitlines()) < 24
     for words in (
         "checkpoint net.pth",
-        "data       data.npz",
+        "data       data.npz: inputs 'x', targets 'y'",
         "rows       60, targets 2 wide",
         "activations as bfloat16, compression gzip, moments",
         " layers.4 (Linear)",
         "weight, moments",
     ):
         assert words in said, said
+
+
+def test_info_tells_the_rows_and_sizes_of_sums(run: Callable[..., Run], folder: Path) -> None:
+    dump("net.pth", "data.npz", output="m.h5", moments_only=True)
+    said = run("info", "m.h5").out
+    size = (folder / "m.h5").stat().st_size / 1024
+    assert f"m.h5: {size:.1f} KiB, " in said
+    # n, mean_h, mean_y, scatter_hh, scatter_hy, scatter_yy of 8 features and 2 targets, in float64
+    sums = 8 * (1 + 8 + 2 + 64 + 16 + 4)
+    row = next(line for line in said.splitlines() if line.startswith(" layers.2 "))
+    assert row.split() == ["layers.2", "(Linear)", "8", "8", "60", str(sums), "B", "weight,", "moments"]
 
 
 def test_quiet_commands_say_nothing(run: Callable[..., Run]) -> None:

@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_that_looks_finished(small_d
     checkpoint, data = study(tmp_path, 12_000)
     output = small_disk / "a.h5"
     code, text = run(checkpoint, data, output)
-    assert_refused(code, text, output, "about 1.3 MiB to write, 5")
+    assert_refused(code, text, output, "about 1.4 MiB to write, 5")
     assert not list(small_disk.iterdir())
     code, text = run(checkpoint, data, output, "--yes", "--batch-size", 500)
     assert_refused(code, text, output, "No space left on device")

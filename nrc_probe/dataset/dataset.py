@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nrc_probe.dataset.folders import read_folder
-from nrc_probe.dataset.naming import Choice, choose, parse_columns
+from nrc_probe.dataset.naming import Choice, choose, columns_read, parse_columns
 from nrc_probe.dataset.preparing import Batch, Inputs, Preparation, as_columns, image_layout
 from nrc_probe.dataset.readers import Contents, read_contents
 from nrc_probe.dataset.rows import Array, block_rows
@@ -35,6 +35,7 @@ __all__ = ["Batch", "Dataset", "Inputs", "Statistics", "open_dataset", "wrap_dat
 
 _BEYOND_FLOAT32 = frozenset({"float64", "int32", "int64", "uint32", "uint64"})
 """Stored types whose numbers float32 rounds: the network's own type may hold more."""
+_IMAGES_READ = {None: "", "nhwc": ", images with channels last", "nchw": ", images with channels first"}
 _LABEL_VALUES = 100
 _PASS_ROWS = 1024
 """Rows a batch in the pass that measures statistics."""
@@ -56,6 +57,8 @@ class Dataset:
     statistics: Statistics
     notes: tuple[str, ...]
     """What was assumed, and what looks odd."""
+    reading: str | None
+    """Which arrays or columns the rows are, and how images lie; None where no file names them."""
     _stream: Callable[[int, int | None], Iterator[Batch]] = field(repr=False)
 
     @property
@@ -159,6 +162,7 @@ def _dataset(
         target_dim=target_dim,
         statistics=found,
         notes=(*source.notes, *notes, *more, *constant_notes(found), *_label_notes(source.sample)),
+        reading=source.reading and f"{source.reading}{_IMAGES_READ[preparation.images]}",
         _stream=lambda size, limit: ready.batches(source.pairs(size, limit)),
     )
 
@@ -226,13 +230,14 @@ def _label_notes(targets: Tensor) -> tuple[str, ...]:
 def _two_files(path: Path, spec: DataSpec) -> tuple[Choice, tuple[Path, ...]]:
     """Inputs in one .npy file, all of it or columns; targets in another, all of it."""
     second = _located(str(spec.targets), spec)
-    inputs = _npy(path)
+    inputs, read = _npy(path), "all"
     if spec.inputs is not None and len(inputs.shape) == 2:
         table = array_columns(inputs)
-        inputs = table.select(parse_columns(spec.inputs, table, str(path)))
+        columns = parse_columns(spec.inputs, table, str(path))
+        inputs, read = table.select(columns), columns_read(table, columns)
     elif spec.inputs is not None:
         raise DataError(f"{path}: inputs '{spec.inputs}': expected (n, d), got {inputs.shape}")
-    return Choice(inputs, _npy(second)), (path, second)
+    return Choice(inputs, _npy(second), reading=f"inputs {read}, targets another file"), (path, second)
 
 
 def _npy(path: Path) -> Array:

@@ -151,7 +151,7 @@ def _faces(files: Iterable[Path], place: str) -> tuple[Choice, tuple[Path, ...]]
         notes += (f"{len(other)} files left out, not named {_FACE_FORM}: {listed}",)
     # as float: whole numbers would be taken for class labels
     targets = numpy_array("age", np.array([*ages.values()], dtype=np.float64))
-    return Choice(_images(used, place), targets, notes), used
+    return Choice(_images(used, place), targets, notes, "inputs images, targets ages"), used
 
 
 def _images(files: tuple[Path, ...], place: str) -> Array:

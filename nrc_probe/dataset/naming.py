@@ -29,6 +29,8 @@ class Choice:
     inputs: Array
     targets: Array
     notes: tuple[str, ...] = ()
+    reading: str | None = None
+    """Which arrays or columns of a file they are, whichever the file; None where they were just given."""
 
 
 def choose(contents: Contents, inputs: str | None, targets: str | None, place: str) -> Choice:
@@ -67,6 +69,7 @@ def _choose_arrays(
         + tuple(
             f"{role} taken from array '{found}'" for role, (given, found) in guesses.items() if given is None
         ),
+        f"inputs '{found_inputs}', targets '{found_targets}'",
     )
 
 
@@ -117,7 +120,12 @@ def _choose_columns(table: Table, inputs: str | None, targets: str | None, place
         notes.append(f"inputs taken from all but the targets: {_column_text(table, places['inputs'])}")
     if shared := set(places["inputs"]) & set(places["targets"]):
         notes.append(f"{_column_text(table, tuple(sorted(shared)))} in both inputs and targets")
-    return Choice(table.select(places["inputs"]), table.select(places["targets"]), tuple(notes))
+    return Choice(
+        table.select(places["inputs"]),
+        table.select(places["targets"]),
+        tuple(notes),
+        f"inputs {columns_read(table, places['inputs'])}, targets {columns_read(table, places['targets'])}",
+    )
 
 
 def _all_but(targets: tuple[int, ...], table: Table, place: str) -> tuple[int, ...]:
@@ -187,6 +195,15 @@ def _columns_there(table: Table) -> str:
 def _column_text(table: Table, columns: tuple[int, ...]) -> str:
     names = [table.names[column] if table.names else str(column) for column in columns]
     return f"column{'s' if len(names) > 1 else ''} {_names(names)}"
+
+
+def columns_read(table: Table, columns: tuple[int, ...]) -> str:
+    """All of them, by name or place: "a,b", "0:8", "0,2"."""
+    if table.names:
+        return ",".join(table.names[column] for column in columns)
+    first, last = columns[0], columns[-1]
+    whole = len(columns) > 1 and columns == tuple(range(first, last + 1))
+    return f"{first}:{last + 1}" if whole else ",".join(map(str, columns))
 
 
 def _names(names: tuple[str, ...] | list[str]) -> str:

@@ -178,8 +178,23 @@ def _check_own_values(dataset: Any, place: str) -> None:
         raise DataError(
             f"{place} lies outside its file, in {dataset.external[0][0]}: copy its values into one file"
         )
-    if dataset.size and not dataset.id.get_storage_size():
-        raise DataError(f"{place} was made but never written: it has shape {dataset.shape} and no values")
+    if lack := never_written(dataset):
+        raise DataError(f"{place} {lack}")
+
+
+def never_written(dataset: Any) -> str | None:
+    """Of an HDF5 data set, in words, what was never written: HDF5 reads it as zeros. None where all was."""
+    if not dataset.size:
+        return None
+    if not dataset.id.get_storage_size():
+        return f"was made but never written: it has shape {dataset.shape} and no values"
+    if dataset.chunks:
+        grid = zip(dataset.shape, dataset.chunks, strict=True)
+        expected = math.prod(-(-length // chunk) for length, chunk in grid)
+        found = dataset.id.get_num_chunks()
+        if found < expected:
+            return f"was never wholly written: {found:,} of its {expected:,} chunks are there"
+    return None
 
 
 _SAFETENSORS = {

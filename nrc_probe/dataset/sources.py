@@ -40,6 +40,8 @@ class Source:
     is_once: bool = False
     """Whether only one pass is possible."""
     notes: tuple[str, ...] = ()
+    reading: str | None = None
+    """Which parts of a file the rows are; None where they come from none."""
 
 
 def array_source(choice: Choice, place: str) -> Source:
@@ -66,7 +68,9 @@ def array_source(choice: Choice, place: str) -> Source:
         return zip(*streams, strict=True)
 
     sample = next(rebatch(targets.blocks(), _SAMPLE_ROWS, _SAMPLE_ROWS))
-    return Source(inputs.shape[0], inputs.shape, inputs.dtype, sample, pairs, notes=notes)
+    return Source(
+        inputs.shape[0], inputs.shape, inputs.dtype, sample, pairs, notes=notes, reading=choice.reading
+    )
 
 
 def _check_array(array: Array, role: str, place: str) -> None:

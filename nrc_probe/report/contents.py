@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from nrc_probe.recording import in_bytes
 from nrc_probe.report.grid import Page
 from nrc_probe.store.contents import Contents, LayerContents
 
 _TITLE_WIDTH = 11
 _LAYERS_SHOWN = 40
-_NUMBERS = f"{'width':>6}{'out':>6}{'rows':>11}{'MiB':>9}  also"
+_NUMBERS = f"{'width':>6}{'out':>6}{'rows':>11}{'size':>11}  also"
 
 
 def print_contents(contents: Contents, console: Console) -> None:
@@ -30,13 +31,14 @@ def print_contents(contents: Contents, console: Console) -> None:
 
 
 def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
-    yield "file", f"{contents.path}: {contents.file_bytes / 2**20:,.1f} MiB, {_state(contents)}"
+    yield "file", f"{contents.path}: {in_bytes(contents.file_bytes)}, {_state(contents)}"
     if contents.story is not None:
         facts, settings = contents.story.facts, contents.story.settings
         if facts.checkpoint.path is not None:
             yield "checkpoint", facts.checkpoint.path
         yield "network", f"{facts.model.summary} ({facts.model.source})"
-        yield "data", facts.data.path or "given in memory"
+        read = f": {facts.data.reading}" if facts.data.reading else ""
+        yield "data", f"{facts.data.path or 'given in memory'}{read}"
         yield "pooling", f"{settings.pooling}; precision {settings.precision}"
     yield "rows", f"{contents.n:,}, targets {contents.target_dim} wide"
     yield "holds", ", ".join(_kinds(contents))
@@ -76,5 +78,5 @@ def _rows(layers: tuple[LayerContents, ...], page: Page) -> Iterator[Text]:
 def _numbers(layer: LayerContents) -> str:
     also = [word for word, there in (("weight", layer.has_weight), ("moments", layer.has_moments)) if there]
     width, out = ("-" if value is None else f"{value}" for value in (layer.width, layer.out))
-    size = f"{layer.stored_bytes / 2**20:,.1f}"
-    return f"{width:>6}{out:>6}{layer.rows:>11,}{size:>9}  {', '.join(also)}"
+    size = in_bytes(layer.stored_bytes)
+    return f"{width:>6}{out:>6}{layer.rows:>11,}{size:>11}  {', '.join(also)}"

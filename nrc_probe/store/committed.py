@@ -21,13 +21,16 @@ from pathlib import Path
 from nrc_probe.errors import StoreError
 from nrc_probe.files import FILE, kind_of
 
-_MAGIC = b"nrcjrnl1"
-_HEAD = struct.Struct("<8sQQI")
-"""Magic, committed size, number of changes, CRC-32 of the rest."""
+_NAME, _VERSION = b"nrcjrnl", b"2"
+_HEAD = struct.Struct("<8sQQ")
+"""Name and version, committed size, number of changes."""
+_CHECK = struct.Struct("<I")
+"""CRC-32 of all that precedes it: the journal's last bytes."""
 _CHANGE = struct.Struct("<QQ")
 """Offset and length, before the bytes."""
 
 _WAY_OUT = "remove it, or name another output"
+_BEGIN_ANEW = "remove both, and begin anew"
 
 Change = tuple[int, bytes]
 """Where, and what stands there."""
@@ -169,22 +172,26 @@ def read_journal(path: Path) -> tuple[int, Sequence[Change]]:
     """
     if kind_of(journal_of(path)) not in (FILE, None):  # a pipe may never end
         raise StoreError(f"{path}: its journal '{journal_of(path).name}' is no ordinary file (remove it)")
+    place = f"{path}: its journal '{journal_of(path).name}'"
     try:
         content = journal_of(path).read_bytes()
-        magic, size, count, check = _HEAD.unpack_from(content)
-        rest = content[_HEAD.size :]
-        if magic != _MAGIC or check != zlib.crc32(rest):
+        if content.startswith(_NAME) and not content.startswith(_NAME + _VERSION):
+            raise StoreError(f"{place} is of another version of nrc-probe ({_BEGIN_ANEW})")
+        whole, check = content[: -_CHECK.size], content[-_CHECK.size :]
+        magic, size, count = _HEAD.unpack_from(whole)
+        if magic != _NAME + _VERSION or _CHECK.unpack(check) != (zlib.crc32(whole),):
             raise ValueError
-        return size, list(_unpacked(rest, count))
+        return size, list(_unpacked(whole[_HEAD.size :], count))
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is missing") from error
+        raise StoreError(f"{place} is missing ({_BEGIN_ANEW})") from error
     except (ValueError, struct.error) as error:
-        raise StoreError(f"{path}: its journal '{journal_of(path).name}' is damaged") from error
+        raise StoreError(f"{place} is damaged ({_BEGIN_ANEW})") from error
 
 
 def _packed(size: int, changes: Sequence[Change]) -> bytes:
     rest = b"".join(_CHANGE.pack(offset, len(content)) + content for offset, content in changes)
-    return _HEAD.pack(_MAGIC, size, len(changes), zlib.crc32(rest)) + rest
+    whole = _HEAD.pack(_NAME + _VERSION, size, len(changes)) + rest
+    return whole + _CHECK.pack(zlib.crc32(whole))
 
 
 def _unpacked(rest: bytes, count: int) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrc_probe.store.committed import CommittedView
-from nrc_probe.store.layout import is_complete, link_name, read_text, readable, texts
+from nrc_probe.store.layout import is_complete, label, link_name, read_text, readable, texts
 from nrc_probe.store.reading import Store, StoredLayer, open_store, read_book
 from nrc_probe.store.story import Story
 from nrc_probe.store.writing import partial_of
@@ -25,11 +25,11 @@ class LayerContents:
     """Feature width d."""
     out: int | None
     rows: int
-    """Of its features; 0 where there are but sums."""
+    """Of its features; where there are but sums, those that were summed."""
     has_moments: bool
     has_weight: bool
     stored_bytes: int
-    """Of its features, after compression."""
+    """Of its features, after compression, and its sums."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def info(path: str | Path) -> Contents:
 @contextmanager
 def _opened(path: Path) -> Iterator[Store]:
     unfinished = path if path.name.endswith(".partial") else partial_of(path)
-    if (path.exists() and path != unfinished) or not unfinished.exists():
+    with readable(path):
+        is_whole = (path.exists() and path != unfinished) or not unfinished.exists()
+    if is_whole:
         with open_store(path) as store:
             yield store
         return
@@ -84,7 +86,7 @@ def _contents(store: Store) -> Contents:
     return Contents(
         path=str(store.path),
         complete=is_complete(book),
-        created=str(book.attrs.get("created", "")),
+        created=label(book, "created"),
         story=story,
         n=store.n,
         target_dim=store.target_dim,
@@ -100,20 +102,24 @@ def _dtype(store: Store) -> str | None:
     for layer in store.layers:
         if "features" in layer.group:
             features = layer.group["features"]
-            return str(features.attrs.get("dtype", features.dtype.name))
+            return label(features, "dtype", features.dtype.name)
     return None
 
 
 def _layer(store: Store, layer: StoredLayer) -> LayerContents:
+    sums = store.book.get(f"moments/{link_name(layer.name)}")
+    arrays = [] if sums is None else [sums[name] for name in sums]
+    if "features" in layer.group:
+        arrays.append(layer.group["features"])
     return LayerContents(
         name=layer.name,
         type=layer.type,
         width=layer.width,
         out=layer.out,
-        rows=layer.rows,
-        has_moments=f"moments/{link_name(layer.name)}" in store.book,
+        rows=layer.rows if layer.rows or sums is None else int(sums["n"][()]),
+        has_moments=sums is not None,
         has_weight="weight" in layer.group,
-        stored_bytes=int(layer.group["features"].id.get_storage_size()) if "features" in layer.group else 0,
+        stored_bytes=sum(int(array.id.get_storage_size()) for array in arrays),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 import torch
 
+from nrc_probe.dataset.readers import never_written
 from nrc_probe.errors import ConfigError, StoreError
 
 SCHEMA = "nrc-probe/activations/1"
@@ -31,6 +35,8 @@ _CHUNK_BYTES = 2**20
 _CHUNK_ROWS = 4096
 """The most rows in a chunk: a dump is resumed from whole chunks, and narrow layers fill theirs late."""
 _WORD = 8
+_NOT_ITS_CONTENT = (errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of files that may be sound; the rest comes of what damaged files lead HDF5 to ask."""
 _LARGEST_RATIO = 4096
 """Of values to stored bytes: gzip makes a thousandth of zeros."""
 
@@ -144,6 +150,24 @@ def read_text(group: Any, name: str) -> Any:
         raise StoreError(f"'{name}' is damaged: no JSON") from error
 
 
+def write_label(item: Any, name: str, text: str) -> None:
+    """A text as an attribute, of fixed length: it then lies in the item's own table, under its check sum.
+
+    What has a variable length lies in a heap that has none: one changed byte there is a changed text, or
+    a length of 0, over which HDF5 never gets on.
+    """
+    import h5py
+
+    content = text.encode(errors="backslashreplace")
+    item.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+
+
+def label(item: Any, name: str, otherwise: str = "") -> str:
+    """The text in an attribute, whatever its length."""
+    found = item.attrs.get(name, otherwise)
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
 def texts(value: Any, name: str) -> dict[str, str]:
     """A mapping of texts. Raises TypeError where `value` is none."""
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -167,6 +191,7 @@ def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
     """An array; held against its check sum, where it has one. Raises StoreError where they differ."""
     dataset = group[name]
     check_own_values(dataset)
+    _check_size(dataset)
     array = np.asarray(dataset[()])
     if "checksum" in dataset.attrs and dataset.attrs["checksum"] != word_sum(array):
         raise StoreError(f"'{dataset.name}' is damaged: its check sum differs")
@@ -174,14 +199,19 @@ def read_array(group: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def check_own_values(dataset: Any) -> None:
-    """Raise StoreError where the values lie in other files or nowhere: none is read, nor memory taken."""
+    """Raise StoreError where values lie in other files, or were never written."""
     if dataset.is_virtual or dataset.external:
         raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    if lack := never_written(dataset):
+        raise StoreError(f"'{dataset.name}' {lack}")
+
+
+def _check_size(dataset: Any) -> None:
+    """Raise StoreError where so few bytes cannot be so many values: no memory is taken for them."""
     stored = dataset.id.get_storage_size()
     if dataset.size and dataset.size * dataset.dtype.itemsize > _LARGEST_RATIO * stored:
         raise StoreError(
-            f"'{dataset.name}': has shape {dataset.shape}, but {stored} bytes are stored: "
-            "never wholly written"
+            f"'{dataset.name}': has shape {dataset.shape}, but {stored} bytes are stored: expected its values"
         )
 
 
@@ -199,14 +229,23 @@ def word_sum(array: np.ndarray[Any, Any]) -> np.uint64:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 says about a damaged file into one line."""
+    """Turn whatever HDF5 says about a damaged file, or the system about a closed one, into one line."""
     try:
         yield
     except StoreError as error:
         place = str(path)
         raise error if str(error).startswith(place) else StoreError(f"{place}: {error}") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in _NOT_ITS_CONTENT:
+            raise StoreError(f"{path}: cannot be read: {os.strerror(error.errno)}") from error
         raise StoreError(
-            f"{path}: cut short, damaged or no file of schema {SCHEMA} ({reason}); dump or copy it again"
+            f"{path}: cut short, damaged or no file of schema {SCHEMA} ({hdf5_words(error)}); "
+            "dump or copy it again"
         ) from error
+
+
+def hdf5_words(error: Exception) -> str:
+    """What is wrong, as HDF5 says it, without what h5py was about to do; of other errors, all they say."""
+    words = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
+    inner = re.fullmatch(r"(?:Unable to|Can't|Couldn't) [^(]*\((.*)\)", words)
+    return f"HDF5: {inner[1]}" if inner else words

@@ -31,14 +31,15 @@ class Merged:
 def merge_stores(stores: Sequence[Store]) -> Merged:
     """The moments of all rows (Chan, Golub & LeVeque 1983).
 
-    Raises StoreError where one file has none, where checkpoint, layers, pooling, precision or
-    standardisation differ, or where rows are in two files.
+    Raises StoreError where one file has none, where checkpoint, layers, pooling, precision,
+    standardisation or columns differ, or where rows are in two files.
     """
     first, *others = stores
     for store in stores:
         _check_has_moments(store)
     for other in others:
         _check_same_study(first, other)
+    _check_same_reading(stores)
     _check_disjoint(stores)
     passes = [read_pass(store, store.layers, _story(store).settings) for store in stores]
     _check_no_copies(stores, passes)
@@ -95,6 +96,22 @@ def _identity(store: Store) -> Iterator[tuple[str, object]]:
     yield "the standardisation (name a file of statistics: --standardize FILE) is", story.preparation
 
 
+def _check_same_reading(stores: Sequence[Store]) -> None:
+    """Raise StoreError where other columns are the inputs or targets; of live data nobody knows."""
+    known = [store for store in stores if _data(store).reading is not None]
+    for other in known[1:]:
+        first, second = _data(known[0]).reading, _data(other).reading
+        if first != second:
+            raise StoreError(
+                f"{other.path}: its rows are read as {second}, but in {known[0].path} as {first}: "
+                "cannot be merged (name the same --inputs and --targets)"
+            )
+
+
+def _data(store: Store) -> DataSource:
+    return _story(store).facts.data
+
+
 def _check_disjoint(stores: Sequence[Store]) -> None:
     owner: dict[str, Store] = {}
     for store in stores:
@@ -131,8 +148,9 @@ def _is_near(one: Tensor, other: Tensor) -> bool:
 
 
 def _heldout_print(store: Store) -> object:
-    heldout = _story(store).facts.heldout
-    return heldout and (heldout.sha256 or id(store))
+    """Equal where two stores' sums are of the same held-out rows, read in the same way."""
+    heldout, limit = _story(store).facts.heldout, _story(store).settings.limit
+    return heldout and (heldout.sha256 or id(store), heldout.reading, heldout.standardized, limit)
 
 
 # ------------------------------------------------------------------------------------------ the facts
@@ -165,4 +183,5 @@ def _joint_data(sources: Sequence[DataSource], lost_heldout: object) -> DataSour
         sha256=hashlib.sha256("".join(map(str, prints)).encode()).hexdigest() if all(prints) else None,
         rows=None if None in rows else sum(row for row in rows if row is not None),
         notes=tuple(dict.fromkeys(notes)),
+        reading=next((source.reading for source in sources if source.reading is not None), None),
     )

@@ -12,22 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc_probe.dataset.rows import Blocks, block_rows, spans, to_tensor
+from nrc_probe.dataset.rows import Blocks, to_tensor
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.moments import FAST, Moments
 from nrc_probe.result import Settings
 from nrc_probe.store.layout import (
     SCHEMA,
+    check_own_values,
     is_complete,
+    label,
     layer_name,
     load_filters,
     read_array,
     readable,
-    word_sum,
 )
 from nrc_probe.store.story import Story
-from nrc_probe.store.stream import checks_name
+from nrc_probe.store.stream import checked_blocks
 from nrc_probe.store.summing import Tick, error_moments, layer_moments
 from nrc_probe.store.sums import load_outcome, load_pass
 from nrc_probe.store.tell import told
@@ -80,7 +81,7 @@ def is_store(path: Path) -> bool:
 
     try:
         with h5py.File(path, "r") as book:
-            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+            return label(book, "schema").startswith("nrc-probe/activations/")
     except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
@@ -93,8 +94,8 @@ def open_store(path: Path) -> Iterator[Store]:
     """
     import h5py
 
-    _check_place(path)
     with readable(path):
+        _check_place(path)
         book = h5py.File(path, "r", rdcc_nbytes=0)  # each chunk is read once: there is nothing to cache
     with book:
         with readable(path):
@@ -165,7 +166,7 @@ def _way_to_resume(path: Path) -> str:
 
 def read_book(path: Path, book: Any) -> Store:
     """What an open file holds, whole or not. Raises StoreError where it does not follow the schema."""
-    schema = str(book.attrs.get("schema", "none"))
+    schema = label(book, "schema", "none")
     if schema != SCHEMA:
         raise StoreError(f"expected schema {SCHEMA}, got {schema} (name its arrays: --features, --targets)")
     for group in (book, book["layers"]):
@@ -174,8 +175,8 @@ def read_book(path: Path, book: Any) -> Store:
         if "moments" in owner:
             _check_links(owner)
             _check_links(owner["moments"])
-            for group in owner["moments"].values():
-                _check_links(group)
+            for link in owner["moments"]:  # h5py's values() has None for what is damaged
+                _check_links(owner["moments"][link])
     story = told(book) if "facts" in book else None
     if "residuals" in book:
         n, target_dim = int(book["residuals/n"][()]), int(book["residuals/mean_y"].shape[0])
@@ -199,7 +200,7 @@ def _check_links(group: Any) -> None:
 def _layer(book: Any, link: str, n: int, target_dim: int) -> StoredLayer:
     group = book["layers"][link]
     _check_links(group)
-    kind = str(group.attrs.get("type", "unknown"))
+    kind = label(group, "type", "unknown")
     weight = group["weight"].shape if "weight" in group else None
     rows, width = _rows_and_width(book, group, link, n, target_dim)
     return StoredLayer(
@@ -228,8 +229,7 @@ def _shape(group: Any, name: str) -> tuple[int, int]:
     dataset = group[name]
     if len(dataset.shape) != 2 or not dataset.shape[1] or dataset.dtype.kind not in "fiu":
         raise StoreError(f"'{dataset.name}': expected numbers (n, d), got {dataset.dtype} {dataset.shape}")
-    if dataset.is_virtual or dataset.external:
-        raise StoreError(f"'{dataset.name}': its numbers lie in other files; expected them in this one")
+    check_own_values(dataset)
     load_filters(dataset)
     return int(dataset.shape[0]), int(dataset.shape[1])
 
@@ -245,7 +245,7 @@ def _load_sums(store: Store, layers: Sequence[StoredLayer], settings: Settings) 
 
 def _load_pass(store: Store, group: Any, layers: Sequence[StoredLayer]) -> Pass:
     settings = store.story.settings if store.story else None
-    pooling = settings.pooling if settings else str(store.book.attrs.get("pooling", ""))
+    pooling = settings.pooling if settings else label(store.book, "pooling")
     precision = settings.precision if settings else FAST
     names = [layer.name for layer in layers]
     return load_pass(group, names, same_rows=pooling != "tokens", precision=precision)
@@ -305,23 +305,8 @@ def _batch_rows(store: Store, rows: int) -> int:
 
 def _blocks(group: Any, name: str) -> Blocks:
     """The rows of a data set in whole chunks, each chunk read once and held against its check sum."""
-    dataset = group[name]
-    sums = group[checks_name(name)][()] if checks_name(name) in group else None
-    for span in spans(len(dataset), _block_rows(dataset)):
-        values = dataset[span]
-        if sums is not None:
-            _check(values, sums, span.start, dataset)
-        yield _as_floats(values, str(dataset.attrs.get("dtype", "")))
-
-
-def _check(values: np.ndarray[Any, Any], sums: np.ndarray[Any, Any], start: int, dataset: Any) -> None:
-    chunk = dataset.chunks[0]
-    for span in spans(len(values), chunk):
-        if sums[(start + span.start) // chunk] != word_sum(values[span]):
-            raise StoreError(
-                f"'{dataset.name}', rows {start + span.start} to {start + span.stop - 1}: damaged, "
-                "their check sum differs"
-            )
+    dtype = label(group[name], "dtype")
+    return (_as_floats(values, dtype) for values in checked_blocks(group, name))
 
 
 def _as_floats(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
@@ -329,10 +314,6 @@ def _as_floats(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
         return torch.from_numpy(values).view(torch.bfloat16)
     tensor = to_tensor(values)
     return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _block_rows(dataset: Any) -> int:
-    return block_rows(dataset.shape, dataset.dtype.itemsize, dataset.chunks[0] if dataset.chunks else 1)
 
 
 def ticker(total: int, advance: Advance | None) -> Tick:

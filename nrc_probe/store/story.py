@@ -102,6 +102,7 @@ def _told(story: Story) -> Iterator[tuple[str, object]]:
     for part in ("form", "run", "settings"):
         yield from ((name, value) for name, value in (plain[part] or {}).items())
     yield "the standardisation", story.preparation
+    yield "the choice of the data's columns", story.facts.data.reading
     for part in ("model", "data", "heldout", "left_out"):
         facts = plain["facts"][part]
         yield f"{part} facts", facts if not isinstance(facts, dict) else {**facts, "path": None}

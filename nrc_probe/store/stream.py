@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nrc_probe.store.layout import chunk_rows, compression_options, file_type, torch_type, word_sum
+from nrc_probe.dataset.rows import block_rows, spans
+from nrc_probe.errors import StoreError
+from nrc_probe.store.layout import (
+    chunk_rows,
+    compression_options,
+    file_type,
+    label,
+    torch_type,
+    word_sum,
+    write_label,
+)
 
-_SUMS_CHUNK = 1024
+_SUMS_CHUNK, _SUM_BYTES = 1024, 8
 
 
 def checks_name(name: str) -> str:
     """Where the check sums of the chunks of data set `name` lie."""
     return f"{name}_checksums"
+
+
+def checked_blocks(group: Any, name: str) -> Iterator[np.ndarray[Any, Any]]:
+    """The rows of a data set in whole chunks, each chunk read once and held against its check sum, if it has.
+
+    Raises StoreError where one differs.
+    """
+    dataset = group[name]
+    sums = group[checks_name(name)][()] if checks_name(name) in group else None
+    chunk = dataset.chunks[0] if dataset.chunks else 1
+    rows = block_rows(dataset.shape, dataset.dtype.itemsize, chunk)
+    if sums is not None and sums.shape != (-(-len(dataset) // chunk),):
+        raise StoreError(f"'{dataset.name}': expected a check sum a chunk of {chunk} rows, got {sums.shape}")
+    for span in spans(len(dataset), rows):
+        values = dataset[span]
+        if sums is not None:
+            _check(values, sums[span.start // chunk :], f"'{dataset.name}'", span.start, chunk)
+        yield values
+
+
+def _check(
+    values: np.ndarray[Any, Any], sums: np.ndarray[Any, Any], name: str, start: int, chunk: int
+) -> None:
+    for expected, span in zip(sums, spans(len(values), chunk), strict=False):
+        if expected != word_sum(values[span]):
+            raise StoreError(
+                f"{name}, rows {start + span.start} to {start + span.stop - 1}: damaged, "
+                "their check sum differs"
+            )
 
 
 class Stream:
@@ -25,7 +65,7 @@ class Stream:
         """start: how many of its rows will not be shown again."""
         self._dataset, self._checks = group[name], group[checks_name(name)]
         self._filters = bool(self._dataset.id.get_create_plist().get_nfilters())
-        self._chunk = torch.empty(self._dataset.chunks, dtype=torch_type(self._dataset.attrs["dtype"]))
+        self._chunk = torch.empty(self._dataset.chunks, dtype=torch_type(label(self._dataset, "dtype")))
         self._filled = 0
         self._sums: list[np.uint64] = []
         self.written = self._there = int(self._dataset.shape[0])
@@ -39,10 +79,14 @@ class Stream:
         return self._chunk.shape[1]
 
     def bytes_to_come(self, samples: int, rows: int) -> int:
-        """What `rows` samples add to the file, before compression, as far as the first `samples` tell."""
+        """What `rows` samples add to the file, before compression, as far as the first `samples` tell.
+
+        The last chunk is as large as the others, and so is that of check sums.
+        """
         each = self._shown / samples if samples else 1.0
-        row_bytes = self.width * self._chunk.element_size()
-        return max(0, round(each * rows) - self._there) * row_bytes
+        chunks = -(-max(0, round(each * rows) - self._there) // len(self._chunk))
+        chunks_of_sums = -(-chunks // _SUMS_CHUNK)
+        return chunks * self._chunk.nbytes + chunks_of_sums * _SUMS_CHUNK * _SUM_BYTES
 
     def add(self, rows: Tensor) -> bool:
         """Take in (m, d); False where a number is too large for the type in which it is stored."""
@@ -101,14 +145,15 @@ class Stream:
 
 def create_rows(group: Any, name: str, width: int, dtype: str, compression: str, rows: int | None) -> Stream:
     """A new data set (0, width), for about `rows` rows, and what fills it."""
-    group.create_dataset(
+    dataset = group.create_dataset(
         name,
         (0, width),
         file_type(dtype),
         maxshape=(None, width),
         chunks=(chunk_rows(width, dtype, rows), width),
         **compression_options(compression),
-    ).attrs["dtype"] = dtype
+    )
+    write_label(dataset, "dtype", dtype)
     group.create_dataset(checks_name(name), (0,), "<u8", maxshape=(None,), chunks=(_SUMS_CHUNK,))
     return Stream(group, name)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nrc_probe.scoring import Reader
-from nrc_probe.store.layout import SCHEMA, read_text, write_array, write_text
+from nrc_probe.store.layout import SCHEMA, read_text, write_array, write_label, write_text
 from nrc_probe.store.story import Story
 
 
@@ -27,7 +27,7 @@ def begin_book(book: Any, story: Story) -> None:
         "data_sha256": story.facts.data.sha256,
     }
     for name, value in attributes.items():
-        book.attrs[name] = value or ""
+        write_label(book, name, value or "")
     book.create_group("layers")
 
 
@@ -39,13 +39,13 @@ def told(book: Any) -> Story:
 def describe_layer(group: Any, layer: Reader, index: int, pooling: str) -> None:
     """Which layer this is, and its weight, so that NRC3 needs no model."""
     weight = layer.weight()
-    group.attrs["name"] = layer.name.encode("ascii", "backslashreplace").decode()
-    group.attrs["type"] = layer.type
+    write_label(group, "name", layer.name.encode("ascii", "backslashreplace").decode())
+    write_label(group, "type", layer.type)
     group.attrs["index"] = index
     if layer.out is not None:
         group.attrs["out"] = layer.out
     group.attrs["is_linear"] = layer.is_linear
-    group.attrs["pooling"] = pooling
+    write_label(group, "pooling", pooling)
     if weight is not None:
         write_array(group, "weight", _storable(weight))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,12 @@ from nrc_probe.scoring import reader_of
 from nrc_probe.store.committed import CommittedFile, journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
+    hdf5_words,
     is_complete,
+    label,
     layer_name,
     link_name,
+    read_array,
     read_text,
     readable,
     stored_dtype,
@@ -29,7 +32,7 @@ from nrc_probe.store.layout import (
 )
 from nrc_probe.store.shield import uninterrupted
 from nrc_probe.store.story import Form, Story, difference
-from nrc_probe.store.stream import Stream, create_rows
+from nrc_probe.store.stream import Stream, checked_blocks, create_rows
 from nrc_probe.store.sums import save_outcome
 from nrc_probe.store.tell import begin_book, describe_layer, told
 
@@ -112,7 +115,7 @@ def _is_remnant(path: Path) -> bool:
         return True
     try:
         with h5py.File(path, "r", locking=False) as book:
-            return str(book.attrs.get("schema", "")).startswith("nrc-probe/activations/")
+            return label(book, "schema").startswith("nrc-probe/activations/")
     except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
@@ -120,6 +123,19 @@ def _is_remnant(path: Path) -> bool:
 def _rename(partial: Path, output: Path) -> None:
     partial.replace(output)
     journal_of(partial).unlink(missing_ok=True)  # in this order: without it, a partial file is nothing
+
+
+def _check_kept(rows: Sequence[tuple[Any, str]], layers: Sequence[Any]) -> None:
+    """Read once what a resumed dump keeps. Raises StoreError where it is not what was written."""
+    try:
+        for group, name in rows:
+            for _ in checked_blocks(group, name):
+                pass
+        for group in layers:
+            if "weight" in group:
+                read_array(group, "weight")
+    except StoreError as error:
+        raise StoreError(f"{error} (remove the file and begin anew)") from error
 
 
 class ActivationWriter:
@@ -266,7 +282,8 @@ class ActivationWriter:
             )
         self.skipped = read_text(self._book, "unfinished")["skipped"]
         self._saved_skipped = dict(self.skipped)
-        groups = sorted(self._book["layers"].items(), key=lambda item: int(item[1].attrs["index"]))
+        layers = [(link, self._book["layers"][link]) for link in self._book["layers"]]
+        groups = sorted(layers, key=lambda item: int(item[1].attrs["index"]))
         names = ("features", "targets") if self._by_token else ("features",)
         places = [(self._book, "targets"), (self._book, "outputs")]
         live = [(group, n) for link, group in groups for n in names if layer_name(link) not in self.skipped]
@@ -275,6 +292,7 @@ class ActivationWriter:
             self._errors[name] = Stream(group, name, self.start)
         for link, group in groups:
             self._layers[layer_name(link)] = [Stream(group, name, self.start) for name in names]
+        _check_kept(places + live, [group for _, group in groups])
         self._plan.on_size(self._size(0))
 
     def _first_row(self, written: list[int]) -> int:
@@ -295,12 +313,16 @@ class ActivationWriter:
                 yield from streams
 
     def _size(self, seen: int) -> int | None:
-        """Bytes that are to come, before compression; None where nobody knows."""
+        """Bytes that are to come, before compression, and the weights; None where nobody knows."""
         if self._plan.rows is None:
             return None
         rows = sum(stream.bytes_to_come(seen, self._plan.rows) for stream in self._streams())
         squares = sum((streams[0].width + self._plan.target_dim) ** 2 for streams in self._layers.values())
-        return rows + 8 * squares * self._plan.moments
+        return rows + 8 * squares * self._plan.moments + (0 if self._resumed else self._weight_bytes())
+
+    def _weight_bytes(self) -> int:
+        groups = (self._book["layers"][link] for link in self._book["layers"])
+        return sum(int(group["weight"].id.get_storage_size()) for group in groups if "weight" in group)
 
     def _commit(self) -> None:
         for stream in self._streams():
@@ -331,7 +353,13 @@ class ActivationWriter:
             if self._file.failure:
                 raise self._file.failure
         except (OSError, RuntimeError) as error:
-            raise self._refusal(self._file.failure or error) from error
+            cause = self._file.failure or error
+            if self._resumed and getattr(cause, "errno", None) is None:  # the system says nothing: HDF5 does
+                raise StoreError(
+                    f"{partial_of(self._plan.output)}: damaged, it cannot be resumed ({hdf5_words(error)}); "
+                    "remove it and begin anew"
+                ) from error
+            raise self._refusal(cause) from error
 
     def _refusal(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or str(error)
