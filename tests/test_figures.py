@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from runs import a_layer, a_result
-from studies import at_epoch, study, unfolding
+from studies import at_epoch, settled, study, unfolding
 
 import nrc_probe
 from nrc_probe.errors import ConfigError, OutputError
@@ -146,13 +146,24 @@ def test_figure_4_of_more_values_than_can_be_told_apart_names_some_and_orders_al
 
 
 def test_figure_5_shows_errors_layers_onset_and_settling() -> None:
-    above, below = figure(study(*unfolding()), "epochs").axes
-    assert curves(above) == {"these rows": [1.0, 0.5, 0.105, 0.1], "held-out rows": [2.0, 1.0, 0.21, 0.2]}
-    assert curves(below)["fc2"] == [0.1, 0.4, 0.3, 0.15]
+    above, below = figure(study(*settled()), "epochs").axes
+    errors = [1.0, 0.5, 0.105, 0.1, 0.1]
+    assert curves(above) == {"these rows": errors, "held-out rows": [2 * error for error in errors]}
+    assert curves(below)["fc2"] == [0.1, 0.4, 0.3, 0.15, 0.12]
     upright = sorted(line.get_xdata()[0] for line in above.lines if list(line.get_ydata()) == [0, 1])
     assert upright == [10, 10, 100]  # collapse begins, error settled, collapse complete
     assert [text.get_text() for text in above.texts] == ["collapsed", "error settled"]
     assert (above.get_yscale(), below.get_xscale()) == ("log", "log")
+
+
+def test_figure_5_draws_no_line_for_what_only_the_last_checkpoint_shows() -> None:
+    above = _figure(study(*unfolding()), "epochs", "", 0.01).axes[0]
+    upright = [line.get_xdata()[0] for line in above.lines if list(line.get_ydata()) == [0, 1]]
+    assert upright == [10]  # collapse begins
+    assert [text.get_text() for text in above.texts] == [
+        "collapse complete: last only",
+        "error not settled within these checkpoints",
+    ]
 
 
 def test_undefined_numbers_leave_gaps() -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 from runs import a_layer, a_result
-from studies import at_epoch, study, unfolding
+from studies import at_epoch, settled, study, unfolding
 
 from nrc_probe.errors import ConfigError
 from nrc_probe.report.findings import findings
@@ -130,7 +130,7 @@ def test_more_checkpoints_than_columns_are_thinned_and_said_to_be() -> None:
 
 
 def test_since_when_a_condition_holds_stands_beside_when_the_error_settled() -> None:
-    lines = printed(study(*unfolding()))
+    lines = printed(study(*settled()))
     table = block(lines, " layer   NRC1   NRC2")
     assert [row.split() for row in table[2:]] == [
         ["fc1", "-", "<=1", "<=1", "<=1"],
@@ -139,8 +139,18 @@ def test_since_when_a_condition_holds_stands_beside_when_the_error_settled() -> 
     ]
     assert "error settled: within 10% of its final value from epoch 10 on" in lines
     assert "held-out error settled: within 10% of its final value from epoch 10 on" in lines
-    looser = printed(study(*unfolding()), settled_within=9.0)
+    looser = printed(study(*settled()), settled_within=9.0)
     assert "error settled: within 900% of its final value from epoch 1 on" in looser
+
+
+def test_what_only_the_last_checkpoint_shows_is_said_to_be_so() -> None:
+    lines = printed(study(*unfolding()), settled_within=0.01)
+    table = [row.split() for row in block(lines, " layer       NRC1   NRC2")[2:]]
+    assert table[1] == ["fc2", "last", "only", "<=1", "<=1", "<=1"]
+    text = " ".join(lines)
+    assert "error not settled within these checkpoints: within 1% of its final value at the last one" in text
+    assert "settled: within" not in text
+    assert "last only: at the last and not at the one before" in text
 
 
 def test_one_checkpoint_has_no_course() -> None:
@@ -199,13 +209,35 @@ def test_what_failed_is_counted_and_named_with_its_reason() -> None:
 
 
 def test_the_words_say_where_collapse_starts_when_it_set_in_and_when_the_error_settled() -> None:
-    (text,) = findings(study(*unfolding()))
-    assert text.startswith("a at epoch 100: From fc2 on (2 of 3 layers)")
+    (text,) = findings(study(*settled()))
+    assert text.startswith("a at epoch 1000: From fc2 on (2 of 3 layers)")
     assert "NRC1 holds in the first of these from epoch 10 on, in all of them from 100 on." in text
-    assert "The network's error stays within 10% of its final value from epoch 10 on" in text
+    assert "The network's error stays within 10% of its final value from epoch 10 on, " in text
+    assert "on, the held-out error from epoch 10 on." in text
     assert "Collapse reached its final extent after the error had settled." in text
     assert "the targets have rank 3" in text
     assert "On held-out rows the network's error is 2 times that on these." in text
+
+
+def test_the_words_claim_no_onset_and_no_settling_of_what_only_the_last_checkpoint_shows() -> None:
+    (text,) = findings(study(*unfolding()), 0.01)
+    assert "in the first of these from epoch 10 on; in fc2 it is met at the last checkpoint only, and" in text
+    assert "The network's error has not settled within these checkpoints, the held-out error has not" in text
+    assert "Collapse reached" not in text
+    (text,) = findings(study(at_epoch(1, [0.9]), at_epoch(2, [0.1])))
+    assert "NRC1 is met in these at the last checkpoint only: nothing shows whether it stays." in text
+    assert "from epoch 2 on" not in text
+
+
+def test_an_error_that_has_not_settled_is_set_beside_one_that_has() -> None:
+    held = [(1, 9.0), (2, 0.5), (3, 0.1)]
+    results = [at_epoch(epoch, [0.9], mse=0.1) for epoch, _ in held]
+    results = [
+        replace(r, heldout=replace(r.heldout, model_mse=e)) for r, (_, e) in zip(results, held, strict=True)
+    ]
+    (text,) = findings(study(*results))
+    assert "The network's error stays within 10% of its final value from epoch 1 on, the held-out" in text
+    assert "the held-out error has not settled within these checkpoints." in text
 
 
 def test_collapse_before_the_error_settled_is_said_to_be_so() -> None:

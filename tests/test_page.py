@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from runs import a_layer, a_result
-from studies import at_epoch, study, unfolding
+from studies import at_epoch, settled, study, unfolding
 
 from nrc_probe.layers import Skipped
 from nrc_probe.report.page import to_html
@@ -94,7 +94,7 @@ def test_the_same_results_give_the_same_page() -> None:
 
 
 def test_the_words_and_the_provenance_are_in_the_page() -> None:
-    shown = study(*unfolding())
+    shown = study(*settled())
     text = page(shown)
     assert "Collapse reached its final extent after the error had settled." in text
     (run,) = embedded(text)["runs"]

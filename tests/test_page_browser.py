@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from runs import a_layer, a_result
-from studies import LAYERS, at_epoch, study, unfolding
+from studies import LAYERS, at_epoch, settled, study, unfolding
 from test_page import HOSTILE, hostile
 
-from nrc_probe.report.onset import holds_from, settled_from, training_errors
+from nrc_probe.report.onset import holds_from, is_last_only, settled_from, training_errors
 from nrc_probe.report.page import to_html
 from nrc_probe.report.study import Study, with_thresholds
 from nrc_probe.result import CONDITIONS, Thresholds
@@ -88,7 +88,7 @@ def test_the_tables_show_the_numbers_of_the_results(show: Open) -> None:
     assert column(page, "checkpoints", "first") == ["-", "-", "fc3", "fc2"]
     assert column(page, "checkpoints", "four") == ["1 / 3", "0 / 3", "1 / 3", "2 / 3"]
     assert column(page, "layers", "nrc1") == ["0.900 ·", "0.150 ✓", "0.0500 ✓"]
-    assert column(page, "layers", "since") == ["-", "100", "10"]
+    assert column(page, "layers", "since") == ["-", "last only", "10"]
     assert "runs/a/100.pth" in page.inner_text("#provenance")
 
 
@@ -126,15 +126,30 @@ def test_thresholds_judge_in_the_page_as_they_do_in_python(show: Open) -> None:
 
 
 def test_since_when_a_condition_holds_is_found_in_the_page_as_in_python(show: Open) -> None:
-    shown = two_runs()
+    shown = study(*settled(1e-3), *unfolding(0.0, shift=0.03), at_epoch(1, [0.1, 0.1, 0.1], decay=0.1))
     page = show(shown)
     for number, run in enumerate(shown.runs):
         for name in LAYERS:
             for place, condition in enumerate(CONDITIONS):
                 found = page.evaluate(f"holdsFrom(study.runs[{number}], '{name}', CONDITIONS[{place}])")
                 assert found == holds_from(run, name, condition)
-        settled = page.evaluate(f"settledFrom(study.runs[{number}], 'mse')")
-        assert settled == settled_from(run, training_errors(run))
+                alone = page.evaluate(f"isLastOnly(study.runs[{number}], '{name}', CONDITIONS[{place}])")
+                assert alone == is_last_only(run, name, condition)
+        found = page.evaluate(f"settledFrom(study.runs[{number}], 'mse')")
+        assert found == settled_from(run, training_errors(run))
+
+
+def test_what_only_the_last_checkpoint_shows_has_words_and_no_line(show: Open) -> None:
+    page = show(study(*unfolding()[:2], at_epoch(100, [0.9, 0.15, 0.05], mse=0.1)))
+    page.select_option("#layer", "fc2")
+    charts = page.locator("#time-charts figure")
+    assert page.locator("#time-charts figure:first-child .onset").count() == 0
+    captions = charts.locator("figcaption").all_text_contents()
+    assert captions[0] == "NRC1 fc2; last only: a"
+    assert "not settled within these checkpoints: a" in captions[-1]
+    assert page.locator("#time-charts .settled").count() == 0
+    page.click("#layers [data-sort=since]")
+    assert column(page, "layers", "since") == ["last only", "last only", "-"]
 
 
 def test_a_number_that_rounding_picked_is_marked_and_never_met(show: Open) -> None:

@@ -7,12 +7,19 @@ from dataclasses import replace
 
 import pytest
 from runs import a_layer, a_result
-from studies import at_epoch, study, unfolding
+from studies import at_epoch, settled, study, unfolding
 
 from nrc_probe.errors import ConfigError
 from nrc_probe.report.comparison import compare, numbers
 from nrc_probe.report.fields import find_field, reader
-from nrc_probe.report.onset import heldout_errors, holds_from, settled_from, training_errors
+from nrc_probe.report.onset import (
+    can_settle,
+    heldout_errors,
+    holds_from,
+    is_last_only,
+    settled_from,
+    training_errors,
+)
 from nrc_probe.report.study import layer_names, with_thresholds
 from nrc_probe.result import Thresholds
 
@@ -110,7 +117,7 @@ def test_other_thresholds_do_not_decide_what_rounding_picked() -> None:
 
 
 def test_a_layer_holds_a_condition_from_the_first_time_that_it_is_never_lost_again() -> None:
-    (run,) = study(*unfolding()).runs
+    (run,) = study(*settled()).runs
     # fc2 meets it at epoch 1, loses it, and regains it at 100
     assert [holds_from(run, name) for name in ("fc1", "fc2", "fc3")] == [None, 100, 10]
 
@@ -121,18 +128,36 @@ def test_what_holds_at_every_checkpoint_holds_from_the_first() -> None:
 
 
 def test_an_undefined_number_or_a_missing_layer_interrupts() -> None:
-    (run,) = study(at_epoch(1, [0.1]), at_epoch(2, [math.nan]), at_epoch(3, [0.1])).runs
+    ends = [at_epoch(epoch, [0.1, 0.1]) for epoch in (3, 4)]
+    (run,) = study(at_epoch(1, [0.1]), at_epoch(2, [math.nan]), *ends).runs
     assert holds_from(run, "fc1") == 3
-    (run,) = study(at_epoch(1, [0.1, 0.1]), at_epoch(2, [0.1]), at_epoch(3, [0.1, 0.1])).runs
+    (run,) = study(at_epoch(1, [0.1, 0.1]), at_epoch(2, [0.1]), *ends).runs
     assert holds_from(run, "fc2") == 3
+
+
+def test_what_is_met_at_the_last_checkpoint_only_has_no_onset() -> None:
+    (run,) = study(*unfolding()).runs
+    assert [holds_from(run, name) for name in ("fc1", "fc2", "fc3")] == [None, None, 10]
+    assert [is_last_only(run, name) for name in ("fc1", "fc2", "fc3")] == [False, True, False]
+
+
+def test_a_run_of_one_checkpoint_has_no_onset_and_no_settling() -> None:
+    (run,) = study(at_epoch(1, [0.1])).runs
+    assert (holds_from(run, "fc1"), is_last_only(run, "fc1")) == (None, False)
+    assert settled_from(run, training_errors(run)) is None
 
 
 def test_an_error_has_settled_when_it_stays_within_a_tenth_of_its_end() -> None:
     (run,) = study(*unfolding()).runs
     assert training_errors(run) == [1.0, 0.5, 0.105, 0.1]
     assert settled_from(run, training_errors(run)) == 10
-    assert settled_from(run, training_errors(run), 0.01) == 100
     assert settled_from(run, training_errors(run), 9.0) == 1
+
+
+def test_an_error_that_only_the_last_checkpoint_comes_near_has_not_settled() -> None:
+    (run,) = study(*unfolding()).runs
+    assert settled_from(run, training_errors(run), 0.01) is None
+    assert can_settle(training_errors(run))
 
 
 def test_an_error_that_dips_below_its_end_has_not_settled_there() -> None:
@@ -143,7 +168,8 @@ def test_an_error_that_dips_below_its_end_has_not_settled_there() -> None:
 @pytest.mark.parametrize("final", [0.0, math.nan, math.inf])
 def test_an_error_that_ends_at_0_or_undefined_settles_never(final: float) -> None:
     (run,) = study(*unfolding()).runs
-    assert settled_from(run, [1.0, 0.5, 0.1, final]) is None
+    assert settled_from(run, [1.0, 0.5, final, final]) is None
+    assert not can_settle([1.0, 0.5, final, final])
 
 
 def test_held_out_errors_are_none_only_where_no_checkpoint_has_them() -> None:

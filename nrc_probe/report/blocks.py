@@ -92,7 +92,7 @@ def _lines(head: str, names: Sequence[str], blocks: Sequence[Block], page: Page)
 
 def _title(block: Block, page: Page) -> Text:
     """The title; above several columns with a line that shows how far it reaches."""
-    several = block.at_right and block.width > len(block.title) + 4
+    several = block.at_right and block.width > len(block.title) + 5
     title = page.text(f"{f' {block.title} ':─^{block.width}}") if several else block.title
     return Text(title, style="bold")
 

@@ -10,9 +10,12 @@ from statistics import median
 from nrc_probe.report.comparison import Comparison, compare, layers_named, numbers
 from nrc_probe.report.fields import Value, text_of
 from nrc_probe.report.onset import (
+    NOT_SETTLED,
     SETTLED_WITHIN,
+    can_settle,
     heldout_errors,
     holds_from,
+    is_last_only,
     settled_from,
     training_errors,
 )
@@ -65,21 +68,29 @@ def _capital(text: str) -> str:
 
 def _course(run: Run, within: float) -> Iterator[str]:
     """When collapse set in, beside when the errors settled."""
-    since = [holds_from(run, name) for name in _tail(run.final)]
-    known = [time for time in since if time is not None]
+    tail = _tail(run.final)
+    known = [time for name in tail if (time := holds_from(run, name)) is not None]
+    at_last = [name for name in tail if is_last_only(run, name)]
+    if known or at_last:
+        yield _onset(run, known, at_last)
+    yield from _settling(run, within)
     settled = settled_from(run, training_errors(run), within)
-    if known:
-        yield _onset(run, known)
-    if settled is not None:
-        held = heldout_errors(run)
-        its = settled_from(run, held, within) if held else None
-        also = f", the held-out error from {its} on" if its is not None else ""
-        yield (
-            f"The network's error stays within {100 * within:g}% of its final value "
-            f"from {run.clock} {settled} on{also}."
-        )
-        if known:
-            yield _sequence(max(known), settled)
+    if known and not at_last and settled is not None:
+        yield _sequence(max(known), settled)
+
+
+def _settling(run: Run, within: float) -> Iterator[str]:
+    """When the network's error settled, and that on held-out rows; nothing on one that cannot."""
+    said: list[str] = []
+    whole = f"stays within {100 * within:g}% of its final value "
+    for what, errors in (("network's error", training_errors(run)), ("held-out error", heldout_errors(run))):
+        if errors is None or not can_settle(errors):
+            continue
+        since = settled_from(run, errors, within)
+        stays = f"{'' if said and whole in said[0] else whole}from {run.clock} {since} on"
+        said.append(f"the {what} {f'has {NOT_SETTLED}' if since is None else stays}")
+    if said:
+        yield f"{_upper(', '.join(said))}."
 
 
 def _tail(result: Result) -> list[str]:
@@ -88,8 +99,16 @@ def _tail(result: Result) -> list[str]:
     return [layer.name for layer in dropwhile(lambda layer: layer.rank >= layer.width, reversed(met))]
 
 
-def _onset(run: Run, since: Sequence[int]) -> str:
+def _onset(run: Run, since: Sequence[int], at_last: Sequence[str]) -> str:
+    """From when NRC1 holds in the collapsed layers; at_last: those of which nothing shows that it stays."""
+    if not since:
+        return "NRC1 is met in these at the last checkpoint only: nothing shows whether it stays."
     first, last = min(since), max(since)
+    if at_last:
+        return (
+            f"NRC1 holds in the first of these from {run.clock} {first} on; "
+            f"in {_some(at_last)} it is met at the last checkpoint only, and nothing shows whether it stays."
+        )
     if first == last:
         seen = ", the first checkpoint" if first == run.times[0] else ""
         return f"NRC1 holds in all of these from {run.clock} {first} on{seen}."

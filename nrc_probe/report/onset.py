@@ -1,4 +1,8 @@
-"""When collapse sets in, and when the error has settled: two epochs to set side by side."""
+"""When collapse sets in, and when the error has settled: two epochs to set side by side.
+
+The last checkpoint alone shows neither: nothing after it says whether a condition stays met, and every
+error is within any share of itself.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from nrc_probe.report.study import Run
 
 SETTLED_WITHIN = 0.1
 """Share of the final error within which an error counts as settled."""
+LAST_ONLY = "last only"
+"""What is met at the last checkpoint and not at the one before, wherever that is shown."""
+NOT_SETTLED = "not settled within these checkpoints"
+"""The same of an error."""
 
 
 def check_within(within: float) -> None:
@@ -19,24 +27,34 @@ def check_within(within: float) -> None:
 
 
 def holds_from(run: Run, layer: str, condition: str = "nrc1") -> int | None:
-    """First time from which a layer meets a condition at every later checkpoint; None where it never does.
+    """First time from which a layer meets a condition at every later checkpoint, of which there is one.
 
-    A checkpoint in which the layer is missing, or its number undefined, does not meet it.
+    None where it never does; see `is_last_only`. A checkpoint in which the layer is missing, or its
+    number undefined, does not meet it.
     """
-    met = [_meets(run, k, layer, condition) for k in range(len(run.results))]
-    return _first_of_tail(met, run.times)
+    return _first_of_tail(_met(run, layer, condition), run.times)
+
+
+def is_last_only(run: Run, layer: str, condition: str = "nrc1") -> bool:
+    """Whether a layer meets a condition at the last of several checkpoints, and not at the one before."""
+    return _met(run, layer, condition)[-2:] == [False, True]
 
 
 def settled_from(run: Run, errors: Sequence[float], within: float = SETTLED_WITHIN) -> int | None:
-    """First time from which an error stays within a share of its final value, above or below.
+    """First time, before the last, from which an error stays within a share of its final value.
 
-    errors: one a checkpoint, in squared target units; nan where undefined.
-    None where the last is undefined, or 0: a share of it has no meaning.
+    Above it or below. errors: one a checkpoint, in squared target units; nan where undefined.
+    None where it has not settled, and where it cannot (`can_settle`).
     """
-    final = errors[-1]
-    if not (math.isfinite(final) and final > 0):
+    if not can_settle(errors):
         return None
+    final = errors[-1]
     return _first_of_tail([abs(error - final) <= within * final for error in errors], run.times)
+
+
+def can_settle(errors: Sequence[float]) -> bool:
+    """Whether the last error is defined and not 0: a share of it has no meaning otherwise."""
+    return math.isfinite(errors[-1]) and errors[-1] > 0
 
 
 def training_errors(run: Run) -> list[float]:
@@ -51,15 +69,17 @@ def heldout_errors(run: Run) -> list[float] | None:
     return [result.heldout.model_mse if result.heldout else math.nan for result in run.results]
 
 
-def _meets(run: Run, checkpoint: int, layer: str, condition: str) -> bool:
-    return any(
-        scored.name == layer and scored.conditions[condition] for scored in run.results[checkpoint].layers
-    )
+def _met(run: Run, layer: str, condition: str) -> list[bool]:
+    """Whether a layer meets a condition, at each checkpoint."""
+    return [
+        any(scored.name == layer and scored.conditions[condition] for scored in result.layers)
+        for result in run.results
+    ]
 
 
 def _first_of_tail(held: Sequence[bool], times: Sequence[int]) -> int | None:
-    """The time of the first of the trues at the end; None where the last is false."""
+    """The time of the first of the trues at the end; None where the last is false, or the only one."""
     start = len(held)
     while start and held[start - 1]:
         start -= 1
-    return times[start] if start < len(held) else None
+    return times[start] if start < len(held) - 1 else None

@@ -9,7 +9,16 @@ from rich.text import Text
 
 from nrc_probe.report.blocks import Block, beside_each_other, room_beside, wrapped
 from nrc_probe.report.grid import Page
-from nrc_probe.report.onset import heldout_errors, holds_from, settled_from, training_errors
+from nrc_probe.report.onset import (
+    LAST_ONLY,
+    NOT_SETTLED,
+    can_settle,
+    heldout_errors,
+    holds_from,
+    is_last_only,
+    settled_from,
+    training_errors,
+)
 from nrc_probe.report.study import Run, layer_names
 from nrc_probe.result import CONDITIONS, LayerResult, Thresholds
 
@@ -68,7 +77,7 @@ def _onsets(run: Run, names: Sequence[str], condition: str) -> Block:
     for name in names:
         since = holds_from(run, name, condition)
         if since is None:
-            rows[name] = Text("-", style="dim")
+            rows[name] = Text(LAST_ONLY if is_last_only(run, name, condition) else "-", style="dim")
         else:
             # met at the first checkpoint: it may have been so before
             rows[name] = Text(f"<={since}" if since == run.times[0] else str(since), style="cyan")
@@ -76,15 +85,21 @@ def _onsets(run: Run, names: Sequence[str], condition: str) -> Block:
 
 
 def _settled(run: Run, within: float) -> Iterator[str]:
-    yield f"since: the {run.clock} from which a condition holds to the end; <= where it did at the first one"
+    yield (
+        f"since: the {run.clock} from which a condition holds to the end; <= where it did at the first one; "
+        f"{LAST_ONLY}: at the last and not at the one before, so that nothing shows whether it stays"
+    )
+    share = f"within {100 * within:g}% of its final value"
     for what, errors in (("error", training_errors(run)), ("held-out error", heldout_errors(run))):
         if errors is None:
             continue
         since = settled_from(run, errors, within)
-        if since is None:
-            yield f"{what}: its final value is 0 or undefined, so nothing can be said about when it settled"
+        if since is not None:
+            yield f"{what} settled: {share} from {run.clock} {since} on"
+        elif can_settle(errors):
+            yield f"{what} {NOT_SETTLED}: {share} at the last one only"
         else:
-            yield f"{what} settled: within {100 * within:g}% of its final value from {run.clock} {since} on"
+            yield f"{what}: its final value is 0 or undefined, so nothing can be said about when it settled"
 
 
 def _thinning(run: Run, shown: Sequence[int]) -> Iterator[str]:

@@ -18,7 +18,16 @@ from nrc_probe.report.figures.axes import (
     new_panels,
     share_axis,
 )
-from nrc_probe.report.onset import heldout_errors, holds_from, settled_from, training_errors
+from nrc_probe.report.onset import (
+    LAST_ONLY,
+    NOT_SETTLED,
+    can_settle,
+    heldout_errors,
+    holds_from,
+    is_last_only,
+    settled_from,
+    training_errors,
+)
 from nrc_probe.report.study import Run, layer_names
 
 if TYPE_CHECKING:
@@ -36,7 +45,8 @@ def draw_epochs(runs: Sequence[Run], within: float) -> Figure:
     """A column a run: the errors above, NRC1 of each layer below.
 
     Shaded: from the time at which the first of the collapsed layers stays under the threshold to the
-    time from which all of them do. Dotted: the error has settled within this share of its final value.
+    time from which all of them do; open to the right where one of them does at the last checkpoint only.
+    Dotted: the error has settled within this share of its final value.
     """
     figure, panels = new_panels(2, len(runs), 0.9 + 2.9 * len(runs), 4.4, sharex="col", sharey="row")
     for above, below, run in zip(panels[0], panels[1], runs, strict=True):
@@ -89,21 +99,38 @@ def _moments(panel: Axes, run: Run, within: float) -> None:
     first = run.final.first_collapsed_layer
     tail = names[names.index(first) :] if first is not None else []
     since = [time for name in tail if (time := holds_from(run, name)) is not None]
+    is_open = any(is_last_only(run, name) for name in tail)
     if since:
-        panel.axvspan(min(since), max(since), color=_ONSET, alpha=0.18, linewidth=0, zorder=0)
-        for time in {min(since), max(since)}:
+        end = run.times[-1] if is_open else max(since)
+        panel.axvspan(min(since), end, color=_ONSET, alpha=0.18, linewidth=0, zorder=0)
+        for time in {min(since)} if is_open else {min(since), end}:
             panel.axvline(time, color=_ONSET, linewidth=0.9, zorder=0)
+    if is_open:
+        _remark(panel, f"collapse complete: {LAST_ONLY}", 0.03)
+    elif since:
         _word(panel, "collapsed", max(since), 0.03)
     settled = settled_from(run, training_errors(run), within)
     if settled is not None:
         panel.axvline(settled, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=0)
         _word(panel, "error settled", settled, 0.92)
+    elif can_settle(training_errors(run)):
+        _remark(panel, f"error {NOT_SETTLED}", 0.92)
+
+
+def _is_upper(panel: Axes) -> bool:
+    place = panel.get_subplotspec()
+    return place is not None and place.is_first_row()
+
+
+def _remark(panel: Axes, words: str, height: float) -> None:
+    """Words that belong to no line, at the right edge; in the upper panel only."""
+    if _is_upper(panel):
+        panel.text(0.99, height, words, transform=panel.transAxes, ha="right", color=INK, fontsize=7)
 
 
 def _word(panel: Axes, word: str, time: float, height: float) -> None:
     """A word beside a vertical line, on the side where there is room; in the upper panel only."""
-    place = panel.get_subplotspec()
-    if place is None or not place.is_first_row():
+    if not _is_upper(panel):
         return
     left, right = panel.transData.transform((time, 0))[0], panel.transAxes.transform((1, 0))[0]
     near_the_end = right - left < 0.3 * panel.get_window_extent().width

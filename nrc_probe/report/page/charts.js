@@ -222,7 +222,7 @@ function timeChart(condition, runs) {
   timeAxis(svg, time, focusRun().clock);
   runs.forEach((run, number) => {
     const look = { colour: colourOf(run), dash: dashOf(run) };
-    const since = run.checkpoints.length > 1 ? holdsFrom(run, state.layer, condition) : null;
+    const since = holdsFrom(run, state.layer, condition);
     if (since !== null) {
       const at = time.x(since);
       svg.append(shape("line", { class: "onset", x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: look.colour, opacity: 0.6 }));
@@ -231,7 +231,8 @@ function timeChart(condition, runs) {
     drawLine(svg, points, look);
   });
   timePointer(svg, time, (now) => timeWords(now, condition, runs));
-  return figureOf(condition.title, state.layer ?? "", svg);
+  const alone = runs.filter((run) => isLastOnly(run, state.layer, condition));
+  return figureOf(condition.title, [state.layer ?? "", ...remark(LAST_ONLY, alone)].join("; "), svg);
 }
 
 function errorChart(runs) {
@@ -241,7 +242,7 @@ function errorChart(runs) {
   const time = timeScale(runs);
   timeAxis(svg, time, focusRun().clock);
   for (const run of runs) {
-    const settled = run.checkpoints.length > 1 ? settledFrom(run, "mse") : null;
+    const settled = settledFrom(run, "mse");
     if (settled !== null) {
       const at = time.x(settled);
       const line = { x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: colourOf(run), "stroke-dasharray": "1.5 3" };
@@ -253,7 +254,16 @@ function errorChart(runs) {
     }
   }
   timePointer(svg, time, (now) => errorWords(now, runs));
-  return figureOf("error", "mean squared error; thin and dashed: held out", svg);
+  const open = runs.filter((run) => run.checkpoints.length > 1 && canSettle(run, "mse") && settledFrom(run, "mse") === null);
+  const words = ["mean squared error", "thin and dashed: held out", ...remark(NOT_SETTLED, open)];
+  return figureOf("error", words.join("; "), svg);
+}
+
+// What is said of some of the drawn runs, each of which has no line for it.
+function remark(words, runs) {
+  const more = runs.length > 4 ? ` and ${runs.length - 4} more` : "";
+  const names = runs.slice(0, 4).map((run) => run.name).join(", ");
+  return runs.length ? [`${words}: ${names}${more}`] : [];
 }
 
 function timePointer(svg, time, words) {

@@ -115,20 +115,39 @@ function allFour(run, checkpoint) {
   return [met.length, layers.length];
 }
 
-// The time of the first of the checkpoints at the end for which `holds` is true; null where the last is not.
+// As in Python: the last checkpoint alone shows neither that a condition stays met nor that an error has settled.
+const LAST_ONLY = "last only";
+const NOT_SETTLED = "not settled within these checkpoints";
+
+// The time of the first of the checkpoints at the end for which `holds` is true; null where the last is not, or alone.
 function firstOfTail(run, holds) {
   let start = run.checkpoints.length;
   while (start > 0 && holds(start - 1)) start -= 1;
-  return start < run.checkpoints.length ? run.checkpoints[start].time : null;
+  return start < run.checkpoints.length - 1 ? run.checkpoints[start].time : null;
 }
 
 function holdsFrom(run, layer, condition) {
   return firstOfTail(run, (checkpoint) => meets(run, checkpoint, layer, condition));
 }
 
-function settledFrom(run, field) {
+function isLastOnly(run, layer, condition) {
+  const last = run.checkpoints.length - 1;
+  return last > 0 && meets(run, last, layer, condition) && !meets(run, last - 1, layer, condition);
+}
+
+// Since when, in words.
+function sinceWords(run, layer, condition) {
+  return holdsFrom(run, layer, condition) ?? (isLastOnly(run, layer, condition) ? LAST_ONLY : null);
+}
+
+function canSettle(run, field) {
   const last = run.checkpoints[run.checkpoints.length - 1][field];
-  if (last === null || last <= 0) return null;
+  return last !== null && last > 0;
+}
+
+function settledFrom(run, field) {
+  if (!canSettle(run, field)) return null;
+  const last = run.checkpoints[run.checkpoints.length - 1][field];
   return firstOfTail(run, (number) => {
     const error = run.checkpoints[number][field];
     return error !== null && Math.abs(error - last) <= study.settledWithin * last;

@@ -11,11 +11,18 @@ const CHECKPOINT_COLUMNS = [
   { key: "four", title: "all four", of: (row) => allFour(row.run, row.number)[0], show: (row) => allFour(row.run, row.number).join(" / ") },
 ];
 
+// Sorted by time, what is met at the last checkpoint only after all of them.
+const SINCE = {
+  of: (row) => sinceWords(focusRun(), row.layer, CONDITIONS[0]),
+  order: (row) => (isLastOnly(focusRun(), row.layer, CONDITIONS[0]) ? Infinity : holdsFrom(focusRun(), row.layer, CONDITIONS[0])),
+  show: (row) => String(sinceWords(focusRun(), row.layer, CONDITIONS[0]) ?? "-"),
+};
+
 const LAYER_COLUMNS = [
   { key: "layer", title: "layer", text: true, of: (row) => row.layer, order: (row) => row.place },
   ...["width", "rank"].map((key) => ({ key, title: key, of: (row) => row.get(key) })),
   ...CONDITIONS.map((condition) => ({ key: condition.value, title: condition.title, condition, of: (row) => row.get(condition.value) })),
-  ...(unfolds() ? [{ key: "since", title: "NRC1 since", of: (row) => holdsFrom(focusRun(), row.layer, CONDITIONS[0]) }] : []),
+  ...(unfolds() ? [{ key: "since", title: "NRC1 since", ...SINCE }] : []),
   ...[
     ["nrc4", "NRC4"], ["nrc4_heldout", "NRC4 held out"], ["nrc3_chance", "NRC3 chance"], ["nrc3_noise", "NRC3 noise"], ["cka", "CKA"],
     ["effective_rank", "eff. rank"], ["stable_rank_covariance", "stable rank S"], ["stable_rank_weight", "stable rank W"],
@@ -143,7 +150,7 @@ function drawLayers() {
 function layerRow(row) {
   const cells = LAYER_COLUMNS.map((column) => {
     const value = column.of(row);
-    const shown = column.condition ? row.marked(column.condition) : column.text ? value : short(value);
+    const shown = column.show ? column.show(row) : column.condition ? row.marked(column.condition) : column.text ? value : short(value);
     const kind = column.text ? textKind(value) : shown.endsWith("✓") ? "met" : null;
     return element("td", { class: kind, "data-field": column.key, text: shown });
   });
