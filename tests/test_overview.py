@@ -74,9 +74,9 @@ def test_every_checkpoint_has_a_row_and_every_layer_its_strips(width: int) -> No
 
 def test_a_checkpoint_s_row_says_epoch_decay_errors_and_where_collapse_starts() -> None:
     rows = [line.split() for line in printed(study(*unfolding())) if line.startswith(" 100.pth")]
-    assert rows == [["100.pth", "100", "0.001", "0.1", "0.2", "2/3", "fc2"]]
-    rows = [line.split() for line in printed(study(at_epoch(None, [0.5], decay=None, mse=math.nan)))]
-    assert ["model.pth", "-", "-", "-", "-", "0/1", "-"] in rows
+    assert rows == [["100.pth", "100", "0.001", "0.1", "0.2", "0.900", "2/3", "fc2"]]
+    rows = [line.split() for line in printed(study(at_epoch(None, [0.5], decay=None, mse=math.nan, model_r2=math.nan)))]
+    assert ["model.pth", "-", "-", "-", "-", "-", "0/1", "-"] in rows
 
 
 def test_a_long_layer_name_keeps_its_end_in_the_summary() -> None:
@@ -210,7 +210,7 @@ def test_what_failed_is_counted_and_named_with_its_reason() -> None:
 
 def test_the_words_say_where_collapse_starts_when_it_set_in_and_when_the_error_settled() -> None:
     (text,) = findings(study(*settled()))
-    assert text.startswith("a at epoch 1000: From fc2 on (2 of 3 layers)")
+    assert text.startswith("a at epoch 1000, R² 0.9: From fc2 on (2 of 3 layers)")
     assert "NRC1 holds in the first of these from epoch 10 on, in all of them from 100 on." in text
     assert "The network's error stays within 10% of its final value from epoch 10 on, " in text
     assert "on, the held-out error from epoch 10 on." in text
@@ -245,6 +245,23 @@ def test_collapse_before_the_error_settled_is_said_to_be_so() -> None:
     (text,) = findings(study(*results))
     assert "NRC1 holds in all of these from epoch 1 on, the first checkpoint." in text
     assert "Collapse reached its final extent before the error had settled." in text
+
+
+@pytest.mark.parametrize(
+    ("r2", "words"),
+    [
+        (0.0031, "a, R² 0.0031: From fc1 on"),
+        (0.0, "a, R² 0, no better than the targets' mean: From fc1 on"),
+        (-2e8, "a, R² -2e+08, no better than the targets' mean: From fc1 on"),
+        (math.nan, "a, R² undefined: From fc1 on"),
+    ],
+)
+def test_what_was_learnt_at_all_stands_before_where_nrc1_holds(r2: float, words: str) -> None:
+    shown = study(at_epoch(1, [0.1], model_r2=r2))
+    assert findings(shown)[0].startswith(words)
+    head = next(line for line in printed(shown) if line.startswith(" checkpoint"))
+    assert head.split()[-3:] == ["R²", "all", "NRC1"]
+    assert "collapsed" not in "\n".join(printed(shown))
 
 
 def test_layers_in_which_nrc1_cannot_fail_have_no_onset() -> None:

@@ -39,7 +39,7 @@ def test_the_report_shows_checkpoints_courses_and_words(run: Command, results: P
     done = run("report", results)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("6 checkpoints in 2 runs\n")
-    for words in ("weight decay 0.01", "11.pth", "conditions over training", "error settled"):
+    for words in ("weight decay 0.01", "11.pth", "conditions over training", "error not settled"):
         assert words in done.out
     assert "by weight decay" not in done.out
     assert max(map(len, done.out.splitlines())) <= 80

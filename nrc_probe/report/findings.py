@@ -56,10 +56,18 @@ def comparison_findings(study: Study) -> list[str]:
 
 def _about(run: Run, within: float) -> str:
     last = f" at {run.clock} {run.times[-1]}" if len(run.results) > 1 else ""
-    sentences = [f"{_capital(run.name)}{last}: {reading(run.final)}"]
+    sentences = [f"{_capital(run.name)}{last}{_learnt(run.final.model_r2)}: {reading(run.final)}"]
     if len(run.results) > 1:
         sentences += _course(run, within)
     return " ".join(sentences)
+
+
+def _learnt(r2: float) -> str:
+    """What was learnt at all: a collapse of features that predict nothing is another thing."""
+    if not math.isfinite(r2):
+        return ", R² undefined"
+    worse = "" if r2 > 0 else ", no better than the targets' mean"
+    return f", R² {r2:.3g}{worse}"
 
 
 def _capital(text: str) -> str:

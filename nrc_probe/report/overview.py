@@ -105,21 +105,22 @@ def _title(run: Run) -> str:
 def _summary(run: Run, page: Page) -> Iterator[Text]:
     names = _distinct(run.labels)
     by_name = dict(zip(names, run.results, strict=True))
-    collapsed = max(len(page.text(_collapsed(result))) for result in run.results)
+    first = max(len(page.text(_first(result))) for result in run.results)
     columns = (
         ("epoch", "", 5, _epoch),
         ("weight", "decay", 7, _decay),
         ("error", "", 8, lambda result: significant(result.model_mse)),
         ("error", "held out", 8, _heldout),
+        (page.text("R²"), "", 6, _explained),
         ("all", "four", 5, _all_four),
-        ("collapsed", "from", min(max(collapsed, 9), 30), lambda result: page.text(_collapsed(result))),
+        ("NRC1", "from", min(max(first, 4), 30), lambda result: page.text(_first(result))),
     )
     blocks = [
         Block(
             title,
             Text(meaning, style="dim"),
             {name: _fitted(cell(result), width) for name, result in by_name.items()},
-            at_right=title != "collapsed",
+            at_right=title != "NRC1",
         )
         for title, meaning, width, cell in columns
     ]
@@ -154,11 +155,18 @@ def _heldout(result: Result) -> str:
     return significant(result.heldout.model_mse if result.heldout else math.nan)
 
 
+def _explained(result: Result) -> str:
+    r2 = result.model_r2
+    if math.isnan(r2):
+        return "-"
+    return f"{r2:.3f}" if r2 > -10 else f"{r2:.0e}"
+
+
 def _all_four(result: Result) -> str:
     return f"{sum(all(layer.conditions.values()) for layer in result.layers)}/{len(result.layers)}"
 
 
-def _collapsed(result: Result) -> str:
+def _first(result: Result) -> str:
     return result.first_collapsed_layer or "-"
 
 

@@ -92,9 +92,9 @@ def _said(outcome: Outcome) -> str:
         return f"{outcome.checkpoint}: to do{f', would fail: {outcome.reason}' if outcome.reason else ''}"
     glance = outcome.glance
     first = glance and glance.first_collapsed_layer
-    collapsed = f"collapsed from {first} on" if first else "no layer collapsed"
+    met = f"NRC1 holds from {first} on" if first else "NRC1 is not met in the last layer"
     how = f"scored in {outcome.seconds:.1f} s" if outcome.state == SCORED else "done already"
-    return f"{outcome.checkpoint}: {how}, {collapsed}"
+    return f"{outcome.checkpoint}: {how}, {met}"
 
 
 def _duration(seconds: float) -> str:
@@ -152,7 +152,7 @@ def _table(sweep: Sweep, page: Page) -> Iterator[Text]:
     paths = [PurePosixPath(outcome.checkpoint) for outcome in sweep.outcomes]
     layers = max(cell_len(page.text(_layer(outcome))) for outcome in sweep.outcomes)
     numbers = sum(width for _, _, width in _NUMBERS)
-    left = page.width - numbers - max(len("collapsed"), min(layers, _LONG_LAYER)) - 3
+    left = page.width - numbers - max(len("NRC1"), min(layers, _LONG_LAYER)) - 3
     grouped = max(cell_len(page.text(str(path))) for path in paths) > max(left, _SHORTEST_NAME)
     names = [page.text(path.name if grouped else str(path)) for path in paths]
     room = max(min(max(map(cell_len, names)), left), _SHORTEST_NAME)
@@ -168,7 +168,7 @@ def _table(sweep: Sweep, page: Page) -> Iterator[Text]:
 def _heads(room: int, page: Page) -> Iterator[Text]:
     for place, style in ((0, "bold"), (1, "dim")):
         titles = "".join(f"{column[place]:>{column[2]}}" for column in _NUMBERS)
-        first, last = (("checkpoint", "collapsed"), ("", "from"))[place]
+        first, last = (("checkpoint", "NRC1"), ("", "from"))[place]
         yield Text(page.text(f" {first:<{room}}{titles}  {last}"), style=style)
 
 

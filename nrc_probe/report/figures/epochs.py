@@ -106,9 +106,9 @@ def _moments(panel: Axes, run: Run, within: float) -> None:
         for time in {min(since)} if is_open else {min(since), end}:
             panel.axvline(time, color=_ONSET, linewidth=0.9, zorder=0)
     if is_open:
-        _remark(panel, f"collapse complete: {LAST_ONLY}", 0.03)
+        _remark(panel, f"NRC1 holds in all: {LAST_ONLY}", 0.03)
     elif since:
-        _word(panel, "collapsed", max(since), 0.03)
+        _word(panel, "NRC1 holds in all", max(since), 0.03)
     settled = settled_from(run, training_errors(run), within)
     if settled is not None:
         panel.axvline(settled, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=0)

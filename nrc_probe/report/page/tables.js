@@ -7,7 +7,8 @@ const CHECKPOINT_COLUMNS = [
   { key: "weightDecay", title: "weight decay", of: (row) => row.at.weightDecay, show: (row) => plain(row.at.weightDecay) },
   { key: "mse", title: "error", of: (row) => row.at.mse },
   { key: "heldoutMse", title: "held out", of: (row) => row.at.heldoutMse },
-  { key: "first", title: "collapsed from", text: true, of: (row) => firstCollapsed(row.run, row.number) },
+  { key: "r2", title: "R²", of: (row) => row.at.r2 },
+  { key: "first", title: "NRC1 from", text: true, of: (row) => firstCollapsed(row.run, row.number) },
   { key: "four", title: "all four", of: (row) => allFour(row.run, row.number)[0], show: (row) => allFour(row.run, row.number).join(" / ") },
 ];
 
