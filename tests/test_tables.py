@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_parquet_types_do_not_depend_on_what_is_undefined(tmp_path: Path) -> Non
     assert str(schemas[0].field("nrc1").type) == "double"
     assert str(schemas[0].field("nrc1_met").type) == "bool"
     assert str(schemas[0].field("width").type) == "int64"
+
+
+def test_a_name_that_utf8_cannot_hold_is_written_out_in_every_table() -> None:
+    facts = replace(a_result().checkpoint, path="r/\udcff\n.pth")
+    rows = study_rows(study(a_result(a_layer("fc1"), checkpoint=facts)))
+    shown = "r/\\udcff\\n.pth"
+    assert shown in rows_to_csv(rows)
+    assert "\\udcff" in rows_to_json(rows)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (row,) = parquet.read_table(io.BytesIO(rows_to_parquet(rows))).to_pylist()
+    assert row["checkpoint"] == shown
 
 
 def test_without_pyarrow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

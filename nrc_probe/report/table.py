@@ -50,7 +50,7 @@ def rows_to_json(rows: Sequence[Row]) -> str:
 def rows_to_parquet(rows: Sequence[Row]) -> bytes:
     """A parquet file whose column types do not depend on which cells are undefined.
 
-    Raises OutputError where pyarrow is not installed.
+    What does not print in names, and what UTF-8 cannot hold, is written out. Raises OutputError where pyarrow is not installed.
     """
     check_extra(".parquet")
     import pyarrow
@@ -60,7 +60,8 @@ def rows_to_parquet(rows: Sequence[Row]) -> bytes:
     kinds = {"str": pyarrow.string(), "int": pyarrow.int64(), "bool": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(_kind(name), pyarrow.float64())) for name in names])
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), sink)
+    printed = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(printed, schema), sink)
     return bytes(sink.getvalue())
 
 
