@@ -274,10 +274,13 @@ def report(
     spare_what_was_read(targets, study.sources)
     view = View(kind, by or "weight_decay", settled_within)
     write_targets({path: render(study, form, view) for path, form in targets.items()})
-    if not quiet and Path("-") not in targets:
-        from nrc_probe.report.overview import print_study
+    from nrc_probe.report.overview import print_study, unsaid
 
+    if not quiet and Path("-") not in targets:
         print_study(study, _console(), by=by, settled_within=settled_within)
+        return
+    for sentence in unsaid(study):
+        _say(sentence)
 
 
 def main() -> None:

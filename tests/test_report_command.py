@@ -171,3 +171,16 @@ def test_broken_files_are_named_and_do_not_stop_the_report(run: Command, results
     assert done.code == 0
     assert "1 failed, 1 unreadable" in done.out
     assert "runs/4.pth: truncated" in done.out
+    assert done.err == ""
+
+
+def test_what_could_not_be_read_is_said_on_standard_error_where_no_report_is(
+    run: Command, results: Path
+) -> None:
+    (results / "3.pth.json").write_text("{")
+    for form in (("--json", "-"), ("--csv", "all.csv", "--quiet")):
+        done = run("report", results, *form)
+        assert done.code == 0
+        (line,) = done.err.splitlines()
+        assert "could not be read:" in line
+        assert "3.pth.json: not JSON" in line

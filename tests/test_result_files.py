@@ -67,6 +67,32 @@ def test_recorded_failures_and_unreadable_files_are_named_with_their_reasons(fol
     assert study.others == 2
 
 
+def test_folders_that_cannot_be_listed_and_links_to_nothing_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "gone.json").symlink_to("nothing")
+    (folder / "loop.json").symlink_to("loop.json")
+    os.mkfifo(folder / "wd_0.0" / "pipe.json")
+    listed = os.scandir
+
+    def scandir(place: Path) -> object:  # as the system does for all but root
+        if Path(place).name == "wd_0.001":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    study = read_results(folder)
+    assert len(study.results) == 4
+    assert [(Path(b.path).name, b.reason) for b in study.unread] == [
+        ("gone.json", "expected a file, got a link to nothing"),
+        ("loop.json", "Too many levels of symbolic links"),
+        ("pipe.json", "expected a file, got a pipe"),
+        ("wd_0.001", "the folder cannot be listed: Permission denied"),
+    ]
+    with pytest.raises(DataError, match=r"wd_0.001: the folder cannot be listed: Permission denied"):
+        read_results(folder / "wd_0.001")
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"schema": "other/1"}', "[]", "null", '{"schema": 3}'])
 def test_a_named_file_that_is_no_result_is_an_error(content: str, folder: Path) -> None:
     path = folder / "x.json"

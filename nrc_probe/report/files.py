@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,15 @@ def read_results(
     """Result files, and folders with such files at any depth, as runs in natural order.
 
     thresholds: judge the conditions by these ("nrc1", ...) instead of by what each result recorded.
-    In folders, files that cannot be read stand in the study's `unread`, recorded failures in `failed`.
+    In folders, files that cannot be read and folders that cannot be listed stand in the study's `unread`,
+    recorded failures in `failed`.
     Raises DataError for a path that is not there, a named file that is no result, or no result at all.
     """
     found: dict[Path, Found] = {}
     failed: list[Broken] = []
     unread: list[Broken] = []
     others = 0
-    for path, named in _listed(paths):
+    for path, named in _listed(paths, unread):
         if path.name.endswith(_FAILED):
             failed.append(_failure(path))
             continue
@@ -53,18 +55,52 @@ def read_results(
     return Study(group_runs(found.values()), tuple(failed), tuple(unread), others, tuple(found))
 
 
-def _listed(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
-    """Files, and whether each was named itself."""
+def _listed(paths: Sequence[str | Path], unread: list[Broken]) -> Iterator[tuple[Path, bool]]:
+    """Files, and whether each was named itself; what keeps from looking into folders goes to `unread`."""
     for path in map(from_home, paths):
         kind = _kind(path)
         if kind == "a folder":
-            inside = (file for file in path.rglob("*.json") if file.is_file())
-            yield from ((file, False) for file in sorted(inside, key=natural))
+            inside, beyond = _inside(path)
+            unread += beyond
+            yield from ((file, False) for file in inside)
         elif kind == FILE:
             yield path, True
         else:
             got = kind or "no such file or folder"
             raise DataError(f"{path}: {got}; expected results as JSON (analyze --json)")
+
+
+def _inside(folder: Path) -> tuple[list[Path], list[Broken]]:
+    """JSON files at any depth, in natural order, and what might be such a file or hold some.
+
+    Links to folders are not followed. Raises DataError where `folder` itself cannot be listed.
+    """
+    files: list[Path] = []
+    beyond: list[Broken] = []
+
+    def refused(error: OSError) -> None:
+        place, reason = Path(error.filename or folder), error.strerror or str(error)
+        if place == folder:
+            raise DataError(f"{folder}: the folder cannot be listed: {reason}") from error
+        beyond.append(Broken(str(place), f"the folder cannot be listed: {reason}"))
+
+    for place, _, names in os.walk(folder, onerror=refused):
+        for path in (Path(place, name) for name in names if name.endswith(".json")):
+            reason = _no_file(path)
+            if reason is None:
+                files.append(path)
+            else:
+                beyond.append(Broken(str(path), reason))
+    return sorted(files, key=natural), sorted(beyond, key=lambda broken: natural(Path(broken.path)))
+
+
+def _no_file(path: Path) -> str | None:
+    """Why a path that a folder lists is no file; None where it is one."""
+    try:
+        kind = kind_of(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if kind == FILE else f"expected a file, got {kind or 'a link to nothing'}"
 
 
 def _kind(path: Path) -> str | None:

@@ -45,6 +45,11 @@ def print_study(
         console.print(line)
 
 
+def unsaid(study: Study) -> Iterator[str]:
+    """What should be known of files that are written of a study, where its report is not printed."""
+    yield from (f"could not be read: {file.path}: {file.reason}" for file in study.unread)
+
+
 def _lines(study: Study, page: Page, by: str | None, within: float) -> Iterator[Text]:
     yield from _headed(_counts(study), page)
     for run in study.runs:

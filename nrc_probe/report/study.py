@@ -67,7 +67,7 @@ class Study:
     failed: tuple[Broken, ...] = ()
     """Checkpoints that could not be scored, with the reason that was recorded."""
     unread: tuple[Broken, ...] = ()
-    """Files that look like results and cannot be read."""
+    """Files that look like results and cannot be read, and folders that cannot be listed."""
     others: int = 0
     """How many JSON files are about something else."""
     sources: tuple[Path, ...] = ()
