@@ -279,7 +279,7 @@ def report(
     if not quiet and Path("-") not in targets:
         print_study(study, _console(), by=by, settled_within=settled_within)
         return
-    for sentence in unsaid(study):
+    for sentence in unsaid(study, view.by if by or kind == "weight-decay" else None):
         _say(sentence)
 
 

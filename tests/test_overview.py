@@ -172,6 +172,15 @@ def test_the_same_layer_stands_side_by_side_across_weight_decays() -> None:
     assert row.split()[:5] == ["fc2", "0.450", "·", "0.150", "✓"]
 
 
+def test_a_field_that_does_not_vary_is_said_to_mix_what_does() -> None:
+    shown = study(*unfolding(1e-3, "a"), *unfolding(0.0, "b", 0.3))
+    lines = printed(shown, by="step")
+    start = lines.index("by step")
+    assert lines[start + 1].startswith("step is not known of any of the results")
+    assert "what differs: epoch, weight_decay" in " ".join(lines[start + 1 : start + 3])
+    assert not any("side by side;" in line for line in printed(shown, by="weight_decay"))
+
+
 def test_several_runs_of_a_value_give_a_median_and_a_mark_only_if_all_meet_it() -> None:
     results = [at_epoch(1, [x], folder=f"s{x}") for x in (0.1, 0.15, 0.4)]
     lines = printed(study(*results, at_epoch(1, [0.9], decay=0.0, folder="z")), by="weight-decay")

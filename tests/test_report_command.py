@@ -113,6 +113,18 @@ def test_analyze_writes_the_page_and_the_figure_of_one_checkpoint(
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "b.svg").read_bytes()
 
 
+def test_a_figure_by_a_field_that_does_not_vary_is_drawn_and_said_to_be_so(
+    run: Command, results: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    figure = ("--figure", "a.svg", "--kind", "weight-decay", "-q")
+    done = run("report", results, *figure, "--by", "rank")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("rank is target in each of the results")
+    assert run("report", results, *figure).err == ""
+    assert "weight decay is 0 in each" in run("report", results / "wd_0.00000", *figure).err
+
+
 # ----------------------------------------------------------------------------------------- refusals
 
 

@@ -10,8 +10,8 @@ from runs import a_layer, a_result
 from studies import at_epoch, settled, study, unfolding
 
 from nrc_probe.errors import ConfigError
-from nrc_probe.report.comparison import compare, numbers
-from nrc_probe.report.fields import find_field, reader
+from nrc_probe.report.comparison import caution, compare, numbers
+from nrc_probe.report.fields import find_field, reader, varying
 from nrc_probe.report.onset import (
     can_settle,
     heldout_errors,
@@ -231,6 +231,26 @@ def test_by_epoch_every_checkpoint_counts() -> None:
     comparison = compare(study(*unfolding(1e-3, "a"), *unfolding(0.0, "b")), "epoch")
     assert comparison.values == (1, 2, 10, 100)
     assert [len(group) for group in comparison.groups] == [2, 2, 2, 2]
+
+
+def test_a_field_that_does_not_tell_the_runs_apart_is_said_to_be_so_with_those_that_do() -> None:
+    shown = study(*unfolding(1e-3, "a"), *unfolding(0.0, "b", 0.3))
+    assert caution(shown, "weight_decay") is None
+    assert caution(shown, "epoch") is None
+    assert caution(shown, "step") == (
+        "step is not known of any of the results that are set side by side; what differs: epoch, weight_decay"
+    )
+    assert caution(shown, "data.n") == (
+        "n is 400 in each of the results that are set side by side; what differs: weight_decay"
+    )
+    assert caution(study(at_epoch(1, [0.1])), "rank").endswith("; nothing recorded differs")
+
+
+def test_results_differ_in_fields_of_every_kind() -> None:
+    one = at_epoch(1, [0.1], folder="a")
+    settings = replace(one.settings, exclude=("x",), thresholds=Thresholds(nrc1=0.1))
+    other = at_epoch(1, [0.1], folder="b", settings=settings, data=replace(one.data, n=5))
+    assert varying([one, other]) == ["data.n", "thresholds.nrc1", "exclude"]
 
 
 def test_an_unknown_value_stands_last() -> None:

@@ -10,7 +10,7 @@ from statistics import median
 from rich.text import Text
 
 from nrc_probe.report.blocks import Block, beside_each_other, room_beside, wrapped
-from nrc_probe.report.fields import CHANGES_IN_A_RUN, Value, find_field, order, reader, text_of
+from nrc_probe.report.fields import CHANGES_IN_A_RUN, Value, find_field, order, reader, text_of, varying
 from nrc_probe.report.grid import Page, ratio, share
 from nrc_probe.report.study import Study, layer_names
 from nrc_probe.result import LayerResult, Result
@@ -54,6 +54,21 @@ def compare(study: Study, name: str) -> Comparison:
     values = sorted({read(result) for result in results}, key=order)
     groups = tuple(tuple(result for result in results if read(result) == value) for value in values)
     return Comparison(full.rpartition(".")[2], tuple(values), groups)
+
+
+def caution(study: Study, name: str) -> str | None:
+    """What to know of a comparison by a field that does not tell results apart; None where it does.
+
+    Raises ConfigError for a field that is not recorded at all.
+    """
+    comparison = compare(study, name)
+    (first, *others) = comparison.values
+    if others:
+        return None
+    same = "is not known of any" if first is None else f"is {text_of(first)} in each"
+    fields = ", ".join(varying([result for group in comparison.groups for result in group]))
+    way_out = f"what differs: {fields}" if fields else "nothing recorded differs"
+    return f"{comparison.title} {same} of the results that are set side by side; {way_out}"
 
 
 def numbers(group: Sequence[Result], layer: str, field: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from nrc_probe.errors import ConfigError
@@ -34,15 +34,23 @@ def find_field(result: Result, name: str) -> str:
 
 def reader(full_name: str) -> Callable[[Result], Value]:
     """A function that reads the field from a result."""
-    *sections, leaf = full_name.split(".")
 
     def read(result: Result) -> Value:
-        place: object = _recorded(result)
-        for section in (*sections, leaf):
-            place = place.get(section) if isinstance(place, Mapping) else None
+        place = _at(_recorded(result), full_name)
         return place if place is None or isinstance(place, str | int | float | bool) else _text(place)
 
     return read
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """Short names of the recorded fields in which results differ, but for what tells every file apart."""
+    recorded = [_recorded(result) for result in results]
+    apart = ("provenance.", *(name for name in CHANGES_IN_A_RUN if name.endswith(("path", "sha256"))))
+    return [
+        full.partition(".")[2] if full.startswith(("checkpoint", "settings")) else full
+        for full in _leaves(recorded[0])
+        if not full.startswith(apart) and len({repr(_at(tree, full)) for tree in recorded}) > 1
+    ]
 
 
 def text_of(value: Value) -> str:
@@ -63,6 +71,13 @@ def order(value: Value) -> tuple[int, float, str]:
 
 def _recorded(result: Result) -> dict[str, object]:
     return {section: asdict(getattr(result, section)) for section in _SECTIONS}
+
+
+def _at(tree: Mapping[str, object], full_name: str) -> object:
+    place: object = tree
+    for name in full_name.split("."):
+        place = place.get(name) if isinstance(place, Mapping) else None
+    return place
 
 
 def _leaves(tree: Mapping[str, object], above: str = "") -> Iterator[str]:

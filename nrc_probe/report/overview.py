@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nrc_probe.report.blocks import Block, beside_each_other, wrapped
-from nrc_probe.report.comparison import compare, comparison_lines
+from nrc_probe.report.comparison import caution, compare, comparison_lines
 from nrc_probe.report.fields import find_field
 from nrc_probe.report.findings import findings
 from nrc_probe.report.grid import Page, significant
@@ -45,8 +45,13 @@ def print_study(
         console.print(line)
 
 
-def unsaid(study: Study) -> Iterator[str]:
-    """What should be known of files that are written of a study, where its report is not printed."""
+def unsaid(study: Study, by: str | None = None) -> Iterator[str]:
+    """What should be known of files that are written of a study, where its report is not printed.
+
+    by: a field that one of them sets side by side.
+    """
+    if by is not None and (words := caution(study, by)):
+        yield words
     yield from (f"could not be read: {file.path}: {file.reason}" for file in study.unread)
 
 
@@ -68,6 +73,8 @@ def _lines(study: Study, page: Page, by: str | None, within: float) -> Iterator[
         comparison = compare(study, by)
         yield Text()
         yield from _headed(f"by {comparison.title}", page)
+        if words := caution(study, by):
+            yield from wrapped(words, page)
         yield from comparison_lines(comparison, page)
     yield from _broken("could not be scored", study.failed, page)
     yield from _broken("could not be read", study.unread, page)
