@@ -75,7 +75,8 @@ def test_every_checkpoint_has_a_row_and_every_layer_its_strips(width: int) -> No
 def test_a_checkpoint_s_row_says_epoch_decay_errors_and_where_collapse_starts() -> None:
     rows = [line.split() for line in printed(study(*unfolding())) if line.startswith(" 100.pth")]
     assert rows == [["100.pth", "100", "0.001", "0.1", "0.2", "0.900", "2/3", "fc2"]]
-    rows = [line.split() for line in printed(study(at_epoch(None, [0.5], decay=None, mse=math.nan, model_r2=math.nan)))]
+    nameless = at_epoch(None, [0.5], decay=None, mse=math.nan, model_r2=math.nan)
+    rows = [line.split() for line in printed(study(nameless))]
     assert ["model.pth", "-", "-", "-", "-", "-", "0/1", "-"] in rows
 
 

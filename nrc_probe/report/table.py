@@ -50,7 +50,8 @@ def rows_to_json(rows: Sequence[Row]) -> str:
 def rows_to_parquet(rows: Sequence[Row]) -> bytes:
     """A parquet file whose column types do not depend on which cells are undefined.
 
-    What does not print in names, and what UTF-8 cannot hold, is written out. Raises OutputError where pyarrow is not installed.
+    What does not print in names, and what UTF-8 cannot hold, is written out.
+    Raises OutputError where pyarrow is not installed.
     """
     check_extra(".parquet")
     import pyarrow
