@@ -591,6 +591,38 @@ def test_into_a_pipe_goes_a_line_a_checkpoint(folder: Path) -> None:
     assert "; about " in lines[1]
 
 
+def clocked(stream: io.StringIO, story: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What goes to `stream` of checkpoints that end in these states, each so many seconds after another."""
+    now = [0.0]
+    monkeypatch.setattr("nrc_probe.sweep.terminal.time.monotonic", lambda: now[0])
+    with batch_progress_on(stream) as advance:
+        for place, (state, seconds) in enumerate(story, 1):
+            now[0] += seconds
+            advance(Outcome(f"{place}.pth", state, Path("x")), place, 100)
+    return stream.getvalue()
+
+
+def test_what_was_done_before_takes_no_part_in_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = [("unchanged", 1.0)] * 60 + [("scored", 2.0), ("unchanged", 1.0), ("scored", 4.0)]
+    lines = clocked(io.StringIO(), story, monkeypatch).splitlines()
+    assert not any("left" in line for line in lines[:60])
+    assert [line.rpartition("; ")[2] for line in lines[60:]] == [
+        "about 78 s left",  # 39 of 2 s
+        "about 76 s left",
+        "about 2 min left",  # 37 of 3 s
+    ]
+
+
+def test_the_bar_tells_the_same_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "100")
+    said = clocked(Terminal(), [("unchanged", 1.0)] * 60 + [("scored", 2.0)], monkeypatch)
+    assert "about 78 s left" in said
+
+
 def test_on_a_terminal_goes_a_bar_and_what_failed(folder: Path) -> None:
     (folder / "runs/wd_1/2.pth").write_bytes(b"")
 

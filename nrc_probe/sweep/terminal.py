@@ -17,7 +17,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -53,31 +52,53 @@ def batch_progress_on(stream: TextIO) -> Iterator[Advance]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[left]}"),
     )
+    pace = _Pace()
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     # transient: the table that follows is what should stay on the screen
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("checkpoints", total=None)
+        task = bar.add_task("checkpoints", total=None, left="")
 
         def advance(outcome: Outcome, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, left=pace.left(outcome, total - done))
             if outcome.state in (FAILED, TAKEN):
                 bar.console.print(Text(_page(console).text(_said(outcome))))
 
         yield advance
 
 
+class _Pace:
+    """How fast checkpoints are computed. Those that are done already take no time, and tell none."""
+
+    def __init__(self) -> None:
+        self._before = time.monotonic()
+        self._computed = 0
+        self._seconds = 0.0
+
+    def left(self, outcome: Outcome, count: int) -> str:
+        """How long `count` more will take, in words, once one was computed; to be asked after each."""
+        if outcome.state == TAKEN:
+            return self._words(count)
+        now = time.monotonic()
+        if outcome.state in (SCORED, FAILED):
+            # since the last one that was finished: several workers share the time
+            self._seconds += now - self._before
+            self._computed += 1
+        self._before = now
+        return self._words(count)
+
+    def _words(self, count: int) -> str:
+        seconds = self._seconds / self._computed * count if self._computed else 0
+        return f"about {_duration(seconds)} left" if seconds else ""
+
+
 def _lines(stream: TextIO) -> Advance:
-    started = time.monotonic()
-    computed = 0
+    pace = _Pace()
 
     def advance(outcome: Outcome, done: int, total: int) -> None:
-        nonlocal computed
-        computed += outcome.state in (SCORED, FAILED)
-        seconds = (time.monotonic() - started) / computed * (total - done) if computed else 0
-        left = f"; about {_duration(seconds)} left" if seconds else ""
-        stream.write(f"{done} of {total}  {printable(_said(outcome))}{left}\n")
+        left = pace.left(outcome, total - done)
+        stream.write(f"{done} of {total}  {printable(_said(outcome))}{left and f'; {left}'}\n")
         stream.flush()
 
     return advance
