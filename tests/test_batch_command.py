@@ -75,6 +75,8 @@ def test_quiet_says_nothing_and_a_dry_run_does_nothing(run: Run) -> None:
     words = ("batch", "runs", "-o", "out", "--data", "data.npz")
     code, out, _ = run(*words, "--dry-run")
     assert (code, out.splitlines()[-1]) == (0, "3 to do; results would go to out")
+    assert out.splitlines()[0].split() == ["checkpoint", "state"]
+    assert [line.split() for line in out.splitlines()[1:4]] == [[f"{n}.pth", "to", "do"] for n in (1, 2, 3)]
     assert not Path("out").exists()
     assert run(*words, "--quiet") == (0, "", "")
     assert len(list(Path("out").iterdir())) == 3

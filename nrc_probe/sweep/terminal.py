@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TextIO
@@ -25,6 +25,8 @@ from nrc_probe.report.grid import Page, name_lines
 from nrc_probe.sweep.outcome import FAILED, SCORED, TAKEN, TO_DO, UNCHANGED, Outcome, Sweep
 
 Advance = Callable[[Outcome, int, int], None]
+_Column = tuple[str, str, int]
+"""Title, second line of it, width."""
 _NUMBERS = (
     ("state", "", 8),
     ("epoch", "", 7),
@@ -169,15 +171,20 @@ def _counts(sweep: Sweep) -> str:
 
 
 def _table(sweep: Sweep, page: Page) -> Iterator[Text]:
-    """A row a checkpoint, under its folder where its whole path does not fit beside the numbers."""
+    """A row a checkpoint, under its folder where its whole path does not fit beside the numbers.
+
+    Where there is no result at all, as in a dry run, there is no column for one.
+    """
+    has_results = any(outcome.glance for outcome in sweep.outcomes)
+    columns = _NUMBERS if has_results else _NUMBERS[:1]
     paths = [PurePosixPath(outcome.checkpoint) for outcome in sweep.outcomes]
     layers = max(cell_len(page.text(_layer(outcome))) for outcome in sweep.outcomes)
-    numbers = sum(width for _, _, width in _NUMBERS)
+    numbers = sum(width for _, _, width in columns)
     left = page.width - numbers - max(len("NRC1"), min(layers, _LONG_LAYER)) - 3
     grouped = max(cell_len(page.text(str(path))) for path in paths) > max(left, _SHORTEST_NAME)
     names = [page.text(path.name if grouped else str(path)) for path in paths]
     room = max(min(max(map(cell_len, names)), left), _SHORTEST_NAME)
-    yield from _heads(room, page)
+    yield from _heads(room, columns, has_results, page)
     before = PurePosixPath()
     for path, name, outcome in zip(paths, names, sweep.outcomes, strict=True):
         if grouped and path.parent != before:
@@ -186,11 +193,12 @@ def _table(sweep: Sweep, page: Page) -> Iterator[Text]:
         yield from _row(name, outcome, room, page)
 
 
-def _heads(room: int, page: Page) -> Iterator[Text]:
-    for place, style in ((0, "bold"), (1, "dim")):
-        titles = "".join(f"{column[place]:>{column[2]}}" for column in _NUMBERS)
+def _heads(room: int, columns: Sequence[_Column], has_results: bool, page: Page) -> Iterator[Text]:
+    for place, style in ((0, "bold"), (1, "dim"))[: 2 if has_results else 1]:
+        titles = "".join(f"{column[place]:>{column[2]}}" for column in columns)
         first, last = (("checkpoint", "NRC1"), ("", "from"))[place]
-        yield Text(page.text(f" {first:<{room}}{titles}  {last}"), style=style)
+        text = f" {first:<{room}}{titles}{f'  {last}' if has_results else ''}"
+        yield Text(page.text(text), style=style)
 
 
 def _row(name: str, outcome: Outcome, room: int, page: Page) -> Iterator[Text]:
