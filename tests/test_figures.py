@@ -102,6 +102,43 @@ def test_figure_2_of_several_runs_has_a_line_for_each_that_differs_in_more_than_
     assert len({marker for _, marker in named.values()}) == 12
 
 
+def legend_of(drawn) -> list[str]:
+    return [text.get_text() for text in drawn.legends[-1].get_texts()]
+
+
+def test_figure_2_shows_the_first_layer_of_each_run_where_several_share_it() -> None:
+    shown = study(*(at_epoch(1, [0.9, 0.1], decay=k / 100) for k in range(4)))
+    drawn = figure(shown, "layers")
+    for panel in drawn.axes:
+        upright = {line.get_color(): line for line in panel.lines if list(line.get_ydata()) == [0, 1]}
+        places = sorted(line.get_xdata()[0] for line in upright.values())
+        assert len(upright) == len({round(place, 3) for place in places}) == 4
+        assert (places[0] + places[-1]) / 2 == pytest.approx(1)
+        assert places[-1] - places[0] < 0.5
+        assert all(line.get_alpha() is None for line in upright.values())
+
+
+def test_figure_2_explains_its_lines() -> None:
+    words = ["threshold", "the network's own error", "NRC1 holds from here on"]
+    assert legend_of(figure(study(*unfolding()), "layers")) == words
+    assert legend_of(figure(two_runs(), "layers")) == words
+    assert legend_of(figure(study(at_epoch(1, [0.9])), "layers")) == words[:2]
+
+
+def test_figure_3_s_target_line_has_no_run_s_colour_unless_the_targets_differ() -> None:
+    def dashed(shown: Study) -> list[str]:
+        lines = figure(shown, "rank").axes[1].lines
+        return [
+            line.get_color() for line in lines if len(line.get_ydata()) == 2 and line.get_marker() == "None"
+        ]
+
+    runs = [at_epoch(1, [0.5, 0.5, 0.5], decay=k / 100) for k in range(2)]
+    assert dashed(study(*runs)) == ["#222222"]
+    other = replace(runs[1], data=replace(runs[1].data, target_stable_rank=2.5))
+    assert len(set(dashed(study(runs[0], other)))) == 2
+    assert "stable rank of the targets" in legend_of(figure(study(*runs), "rank"))
+
+
 def test_figure_3_sets_feature_rank_beside_target_rank_and_signal_beside_noise() -> None:
     noise, ranks, alignment = figure(study(*unfolding()), "rank").axes
     assert curves(noise)["a"] == [0.9, 0.15, 0.05]

@@ -228,6 +228,15 @@ def test_a_run_can_be_taken_out_of_the_charts_and_a_checkpoint_pinned_into_them(
     assert page.locator("#checkpoints input:checked").count() == 0
 
 
+def test_runs_that_share_a_first_layer_have_lines_beside_each_other(show: Open) -> None:
+    page = show(study(*(at_epoch(1, [0.9, 0.1], decay=k / 100) for k in range(3))))
+    read = "lines => lines.map(line => [line.getAttribute('x1'), line.getAttribute('stroke')])"
+    lines = page.locator("#layer-charts figure:first-child .first").evaluate_all(read)
+    places = sorted(float(x) for x, _ in lines)
+    assert len({colour for _, colour in lines}) == 3
+    assert [b - a for a, b in zip(places, places[1:], strict=False)] == pytest.approx([2.5, 2.5])
+
+
 def test_a_row_of_the_table_brings_its_checkpoint_into_focus(show: Open) -> None:
     page = show(two_runs())
     page.click("[data-checkpoint='1:2'] [data-field=label]")

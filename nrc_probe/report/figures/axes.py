@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nrc_probe.plain import printable
@@ -23,6 +23,11 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vPX*<>hd"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
 _INCHES_A_LAYER = 0.24
+UPRIGHT: dict[str, Any] = {"marker": "|", "markersize": 9, "linestyle": ""}
+"""How a vertical line looks in a legend."""
+REFERENCE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (5, 3))}
+"""What a panel's lines are to be compared with."""
+THRESHOLD: dict[str, Any] = {"color": QUIET, "linewidth": 0.6, "linestyle": (0, (1, 2))}
 
 
 def new_panels(rows: int, columns: int, width: float, height: float, **sharing: Any) -> tuple[Figure, Any]:
@@ -83,7 +88,7 @@ def share_axis(panel: Axes, title: str, threshold: float | None = None) -> None:
     panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     panel.set_ylabel(title)
     if threshold is not None:
-        panel.axhline(threshold, color=QUIET, linewidth=0.6, linestyle=(0, (1, 2)))
+        panel.axhline(threshold, **THRESHOLD)
 
 
 def log_axis(axis: Axis, values: Sequence[float]) -> None:
@@ -98,6 +103,19 @@ def log_axis(axis: Axis, values: Sequence[float]) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def explain(figure: Figure, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """What the lines without a name of their own are, below the panels, which keep their height.
+
+    lines: their looks, by what they mean.
+    """
+    from matplotlib.lines import Line2D
+
+    fit = max(1, int(figure.get_figwidth() * 15 / (max(map(len, lines)) + 8)))
+    figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(lines) / fit))
+    handles = [Line2D([], [], **{"color": INK, **look}) for look in lines.values()]
+    figure.legend(handles, list(lines), loc="outside lower center", ncols=min(fit, len(lines)))
 
 
 def legend_above(figure: Figure, panel: Axes, columns: int = 4) -> None:

@@ -11,6 +11,7 @@ from nrc_probe.report.figures.axes import (
     INK,
     MOST_LINES,
     QUIET,
+    THRESHOLD,
     evenly,
     folded,
     in_order,
@@ -91,7 +92,7 @@ def _layers(panel: Axes, run: Run) -> None:
         label = printable(name) if depth in named else f"_{depth}"
         values = [found.get(name, math.nan) for found in by_name]
         panel.plot(run.times, values, markersize=2.5, label=label, **style)
-    panel.axhline(run.thresholds.nrc1, color=QUIET, linewidth=0.6, linestyle=(0, (1, 2)))
+    panel.axhline(run.thresholds.nrc1, **THRESHOLD)
 
 
 def _moments(panel: Axes, run: Run, within: float) -> None:

@@ -11,9 +11,14 @@ from nrc_probe.plain import printable
 from nrc_probe.report.comparison import compare, numbers
 from nrc_probe.report.fields import text_of
 from nrc_probe.report.figures.axes import (
+    INK,
     MOST_LINES,
     QUIET,
+    REFERENCE,
+    THRESHOLD,
+    UPRIGHT,
     evenly,
+    explain,
     in_order,
     legend_above,
     line_style,
@@ -31,6 +36,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_BESIDE = 0.06
+"""Of the distance between two layers: between the vertical lines of runs that share one."""
+
+
 def draw_layers(runs: Sequence[Run]) -> Figure:
     """Four panels over layers, the first collapsed layer as a vertical line, the model's error dashed."""
     results = [run.final for run in runs]
@@ -42,8 +51,9 @@ def draw_layers(runs: Sequence[Run]) -> Figure:
         style = line_style(number, len(runs) > 1)
         for panel, field in ((first, "nrc1"), (second, "nrc2"), (third, "nrc3"), (fourth, "nrc4")):
             panel.plot(_values(run.final, names, field), label=printable(run.name), **style)
-            _mark_first(panel, run.final, names, style["color"])
-        fourth.axhline(run.final.model_mse, color=style["color"], linewidth=0.8, linestyle=(0, (5, 3)))
+        fourth.axhline(run.final.model_mse, color=style["color"], **REFERENCE)
+    for panel in panels[:, 0]:
+        _mark_firsts(panel, results, names)
     share_axis(first, "NRC1\nnoise share", at.nrc1)
     share_axis(second, "NRC2\nsignal-target CKA", at.nrc2)
     share_axis(third, "NRC3\nfeature-weight\nalignment", at.nrc3)
@@ -58,6 +68,7 @@ def draw_layers(runs: Sequence[Run]) -> Figure:
     figure.align_ylabels(panels[:, 0])
     if len(runs) > 1:
         legend_above(figure, first)
+    explain(figure, _lines_of_layers(results))
     return figure
 
 
@@ -72,13 +83,12 @@ def draw_rank(runs: Sequence[Run]) -> Figure:
         name = printable(run.name)
         noise.plot(_values(run.final, names, "nrc1"), label=name, **style)
         ranks.plot(_values(run.final, names, "stable_rank_covariance"), label=name, **style)
-        target = run.final.data.target_stable_rank
-        ranks.axhline(target, color=style["color"], linewidth=0.8, linestyle=(0, (5, 3)))
         alignment.plot(_values(run.final, names, "nrc3"), label="signal directions", **style)
         hollow = {**style, "linestyle": (0, (2, 1.5)), "markerfacecolor": "white"}
         alignment.plot(_values(run.final, names, "nrc3_noise"), label="noise directions", **hollow)
     share_axis(noise, f"NRC1\nnoise share\n{_rank(results)}", runs[0].thresholds.nrc1)
-    ranks.set_ylabel("stable rank of S\n(targets' dashed)")
+    _target_ranks(ranks, results)
+    ranks.set_ylabel("stable rank of S")
     ranks.set_ylim(bottom=0)
     share_axis(alignment, "NRC3\nfeature-weight\nalignment")
     name_layers(alignment, names)
@@ -86,6 +96,7 @@ def draw_rank(runs: Sequence[Run]) -> Figure:
     if len(runs) > 1:
         legend_above(figure, noise)
     alignment.legend(handles=alignment.lines[:2], loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2)
+    explain(figure, {"stable rank of the targets": REFERENCE, "threshold": THRESHOLD})
     return figure
 
 
@@ -118,6 +129,7 @@ def draw_comparison(study: Study, by: str) -> Figure:
     name_layers(panels[3, 0], names)
     figure.align_ylabels(panels[:, 0])
     legend_above(figure, panels[0, 0])
+    explain(figure, {"threshold": THRESHOLD})
     return figure
 
 
@@ -130,10 +142,35 @@ def _values(result: Result, names: Sequence[str], field: str) -> list[float]:
     return [by_name.get(name, math.nan) for name in names]
 
 
-def _mark_first(panel: Axes, result: Result, names: Sequence[str], colour: str) -> None:
-    if result.first_collapsed_layer is not None:
-        place = names.index(result.first_collapsed_layer)
-        panel.axvline(place, color=colour, linewidth=0.8, alpha=0.6, zorder=0)
+def _mark_firsts(panel: Axes, results: Sequence[Result], names: Sequence[str]) -> None:
+    """A vertical line at each run's first collapsed layer; those that share one stand beside each other."""
+    runs_at: dict[int, list[int]] = {}
+    for number, result in enumerate(results):
+        if result.first_collapsed_layer is not None:
+            runs_at.setdefault(names.index(result.first_collapsed_layer), []).append(number)
+    for place, numbers_there in runs_at.items():
+        for rank, number in enumerate(numbers_there):
+            beside = _BESIDE * (rank - (len(numbers_there) - 1) / 2)
+            colour = line_style(number, len(results) > 1)["color"]
+            panel.axvline(place + beside, color=colour, linewidth=0.9, zorder=0)
+
+
+def _lines_of_layers(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """What the lines across the panels mean; several runs' ones have the colours of the runs."""
+    lines = {"threshold": THRESHOLD, "the network's own error": REFERENCE}
+    if any(result.first_collapsed_layer is not None for result in results):
+        lines["NRC1 holds from here on"] = UPRIGHT
+    return lines
+
+
+def _target_ranks(panel: Axes, results: Sequence[Result]) -> None:
+    """The targets' stable rank: one line where all runs share it, else one in the colour of each run."""
+    ranks = [result.data.target_stable_rank for result in results]
+    if all(math.isclose(rank, ranks[0], rel_tol=1e-6) for rank in ranks):
+        panel.axhline(ranks[0], color=INK, **REFERENCE)
+        return
+    for number, rank in enumerate(ranks):
+        panel.axhline(rank, color=line_style(number, len(ranks) > 1)["color"], **REFERENCE)
 
 
 def _chance(panel: Axes, result: Result, names: Sequence[str]) -> None:
@@ -155,10 +192,8 @@ def _words(first: Axes, fourth: Axes, result: Result) -> None:
     layer = result.first_collapsed_layer
     if layer is not None:
         first.set_title(f"first collapsed layer: {printable(layer)}", loc="left")
-    dashed = next(line for line in fourth.lines if line.get_linestyle() == "--")
-    handles = [fourth.lines[0], dashed, *(fourth.lines[-1:] if result.heldout else [])]
-    labels = ["these rows", "the model's own error", "held-out rows"]
-    fourth.legend(handles, labels[: len(handles)], loc="upper right")
+    if result.heldout:
+        fourth.legend([fourth.lines[0], fourth.lines[-1]], ["these rows", "held-out rows"], loc="upper right")
 
 
 def _rank(results: Sequence[Result]) -> str:

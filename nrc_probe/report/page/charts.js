@@ -139,13 +139,9 @@ function layerChart(condition, names, shown) {
   if (chosen >= 0) {
     svg.prepend(shape("rect", { class: "chosen", x: x(chosen) - 7, width: 14, y: BOX.top, height: BOX.height - 4 - BOX.top }));
   }
-  shown.forEach(({ run, checkpoint, pinned }, number) => {
+  drawFirsts(svg, names, x, shown.filter(({ pinned }) => !pinned));
+  shown.forEach(({ run, pinned }, number) => {
     const colour = colourOf(run);
-    const first = names.indexOf(firstCollapsed(run, checkpoint));
-    if (first >= 0 && !pinned) {
-      const line = { x1: x(first), x2: x(first), y1: BOX.top, y2: BOX.height - 4, stroke: colour, opacity: 0.55 };
-      svg.append(shape("line", { ...line, class: "first" }));
-    }
     const points = columns[number].map((value, place) => [x(place), value === null ? null : y(value)]);
     drawLine(svg, points, { colour, dash: pinned ? "1.5 3" : dashOf(run), thin: pinned });
   });
@@ -154,6 +150,19 @@ function layerChart(condition, names, shown) {
   svg.addEventListener("pointermove", (event) => tip(event, layerWords(nearest(event), condition, shown)));
   svg.addEventListener("pointerleave", hideTip);
   return figureOf(condition.title, condition.words, svg);
+}
+
+// A vertical line for each run where NRC1 begins to hold; those that share a layer stand beside each other.
+function drawFirsts(svg, names, x, shown) {
+  const firsts = shown.map(({ run, checkpoint }) => names.indexOf(firstCollapsed(run, checkpoint)));
+  shown.forEach(({ run }, number) => {
+    if (firsts[number] < 0) return;
+    const sharing = firsts.map((first, other) => (first === firsts[number] ? other : -1)).filter((other) => other >= 0);
+    const at = x(firsts[number]) + 2.5 * (sharing.indexOf(number) - (sharing.length - 1) / 2);
+    const line = { x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: colourOf(run), "stroke-width": 1.1 };
+    if (dashOf(run)) line["stroke-dasharray"] = dashOf(run);
+    svg.append(shape("line", { ...line, class: "first" }));
+  });
 }
 
 // Every name where there is room, else some of them, evenly spread; the pointer tells the others.
