@@ -148,7 +148,7 @@ def keys_of(value):
 def test_the_guessed_names_are_those_in_the_readme():
     from nrc_probe.dataset import naming
 
-    for role, words in (("inputs", naming._INPUT_WORDS), ("targets", naming._TARGET_WORDS)):
+    for role, words in (("inputs", naming.INPUT_WORDS), ("targets", naming.TARGET_WORDS)):
         assert " ".join(f"`{word}`" for word in words) in " ".join(README.split()), role
 
 

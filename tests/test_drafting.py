@@ -17,6 +17,7 @@ from torch import nn
 
 from nrc_probe import analyze, init, save_checkpoint
 from nrc_probe.config import read_config
+from nrc_probe.drafting import summary_lines
 from nrc_probe.errors import CheckpointError, OutputError
 
 HOPPER = Path(__file__).parents[1] / "fixtures" / "hopper"
@@ -100,6 +101,59 @@ def test_arrays_are_told_apart_by_their_shapes_and_files_by_their_names(tmp_path
     assert said["data"] == {"path": "../data/the_train_set.npz", "inputs": "seen", "targets": "done"}
     assert said["heldout"] == {"path": "../data/validation.npz"}
     assert analyze(runs / "1.safetensors").model_r2 == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets"),
+    [("x", "y"), ("X_{}", "y_{}"), ("{}_inputs", "{}_targets"), ("images-{}-0", "labels-{}-0")],
+)
+def test_inputs_and_targets_in_two_files_of_the_usual_names_are_a_pair(
+    inputs: str, targets: str, tmp_path: Path
+) -> None:
+    network = teacher()
+    save_state(tmp_path / "1.safetensors", network)
+    save_taught(tmp_path / "rows.npz", network)
+    rows = np.load(tmp_path / "rows.npz")
+    (tmp_path / "rows.npz").unlink()
+    for part in ("train", "test"):
+        np.save(tmp_path / f"{inputs.format(part)}.npy", rows["x"])
+        np.save(tmp_path / f"{targets.format(part)}.npy", rows["y"])
+    draft = init(tmp_path)
+    said = text_of(tmp_path)
+    names = [f"{word.format('train')}.npy" for word in (inputs, targets)]
+    assert said["data"] == {"path": names[0], "targets": names[1]}
+    if "{}" in inputs:
+        assert said["heldout"] == {key: name.replace("train", "test") for key, name in said["data"].items()}
+    assert draft.missing == ()
+    assert analyze(tmp_path / "1.safetensors").model_r2 == pytest.approx(1)
+
+
+def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
+    save_state(tmp_path / "1.safetensors", teacher())
+    rows = np.random.default_rng(0).normal(size=(50, 9))
+    np.savetxt(tmp_path / "with_id.csv", rows[:, :8], delimiter=",")
+    np.savetxt(tmp_path / "wide.csv", rows, delimiter=",", header="a,b,c,d,e,f,g,h,i", comments="")
+    np.savez(tmp_path / "narrow.npz", x=rows[:, :4], y=rows[:, :2])
+    np.savez(tmp_path / "other.npz", seen=rows[:, :4], done=rows[:, :2])
+    np.save(tmp_path / "x.npy", rows[:, :5])
+    np.save(tmp_path / "y.npy", rows[:9, :2])
+    (tmp_path / "z.npz").write_bytes(b"")
+    draft = init(tmp_path)
+    assert draft.missing == ("[data] path: no data file near fits the network's 5 inputs and 2 targets",)
+    assert draft.left_out == (
+        "narrow.npz: its inputs are 4 wide, its targets 2",
+        "other.npz: which array holds the inputs? It has seen (50, 4), done (50, 2); name them with "
+        "--inputs and --targets, or in [data] of nrc-probe.toml",
+        "wide.csv: 9 columns, 5 inputs and 2 targets are 7",
+        "with_id.csv: 8 columns, 5 inputs and 2 targets are 7 (is the first an id? "
+        'Then inputs = "1:6", targets = "6:8")',
+        "x.npy: inputs 'x.npy' have 50 rows, targets 'y.npy' have 9; expected as many",
+        "and 1 more",
+    )
+    assert all(f"# looked at: {words}" in draft.text for words in draft.left_out)
+    assert "looked at, and not taken for the data" in list(summary_lines(draft))
+    save_taught(tmp_path / "train.npz", teacher())
+    assert init(tmp_path, force=True).left_out == ()
 
 
 def test_columns_without_names_are_a_guess_that_is_to_be_checked(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_runs_that_share_a_first_layer_have_lines_beside_each_other(show: Open) 
     lines = page.locator("#layer-charts figure:first-child .first").evaluate_all(read)
     places = sorted(float(x) for x, _ in lines)
     assert len({colour for _, colour in lines}) == 3
-    assert [b - a for a, b in zip(places, places[1:], strict=False)] == pytest.approx([2.5, 2.5])
+    assert [b - a for a, b in pairwise(places)] == pytest.approx([2.5, 2.5])
 
 
 def test_a_row_of_the_table_brings_its_checkpoint_into_focus(show: Open) -> None:

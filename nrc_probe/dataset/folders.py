@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,14 @@ def _images(files: tuple[Path, ...], place: str) -> Array:
     return Array("images", shape, "uint8", blocks)
 
 
+@contextmanager
+def _no_bombs(warning: type[Warning]) -> Iterator[None]:
+    """A picture of more pixels than pillow's limit is refused, where pillow only warns and goes on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", warning)
+        yield
+
+
 def _decoded(path: Path, folder: str, expected: tuple[int, int] | None) -> np.ndarray[Any, Any]:
     """One image as RGB bytes (height, width, 3).
 
@@ -177,7 +187,7 @@ def _decoded(path: Path, folder: str, expected: tuple[int, int] | None) -> np.nd
         from PIL import Image
     except ImportError as error:
         raise DataError(f"{place}: reading images needs pillow: pip install 'nrc-probe[vision]'") from error
-    with reading(place, "image"), Image.open(path) as image:
+    with _no_bombs(Image.DecompressionBombWarning), reading(place, "image"), Image.open(path) as image:
         if expected not in (None, (image.height, image.width)):
             assert expected is not None
             raise DataError(

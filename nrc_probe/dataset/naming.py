@@ -11,8 +11,8 @@ from nrc_probe.dataset.rows import Array
 from nrc_probe.dataset.tables import Table, array_columns
 from nrc_probe.errors import DataError
 
-_INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images", "rgb")
-_TARGET_WORDS = ("y", "Y", "targets", "target", "actions", "labels", "outputs")
+INPUT_WORDS = ("x", "X", "inputs", "input", "observations", "obs", "states", "features", "images", "rgb")
+TARGET_WORDS = ("y", "Y", "targets", "target", "actions", "labels", "outputs")
 _WAY_OUT = "name them with --inputs and --targets, or in [data] of nrc-probe.toml"
 _RUN_TIME = re.compile(r"Run\d+ \(ms\)")
 """The four targets of UCI's sgemm_product.csv."""
@@ -56,8 +56,8 @@ def _choose_arrays(
     for name in (inputs, targets):
         if name is not None and name not in arrays:
             raise DataError(f"{place}: has no array '{name}'; it has {_listing(arrays)}")
-    found_inputs = inputs or _guess_array(arrays, _INPUT_WORDS, targets)
-    found_targets = targets or _guess_array(arrays, _TARGET_WORDS, inputs)
+    found_inputs = inputs or _guess_array(arrays, INPUT_WORDS, targets)
+    found_targets = targets or _guess_array(arrays, TARGET_WORDS, inputs)
     if found_inputs is None or found_targets is None:
         missing = "inputs" if found_inputs is None else "targets"
         raise DataError(f"{place}: which array holds the {missing}? It has {_listing(arrays)}; {_WAY_OUT}")
@@ -105,10 +105,10 @@ def _choose_columns(table: Table, inputs: str | None, targets: str | None, place
     places: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
     run_times = _run_time_columns(table)
-    rest = inputs is None and targets is not None and not (run_times or _usual_columns(table, _INPUT_WORDS))
+    rest = inputs is None and targets is not None and not (run_times or _usual_columns(table, INPUT_WORDS))
     for role, text, words in (
-        ("inputs", inputs, _INPUT_WORDS),
-        ("targets", targets, _TARGET_WORDS),
+        ("inputs", inputs, INPUT_WORDS),
+        ("targets", targets, TARGET_WORDS),
     ):
         if text is not None:
             places[role] = parse_columns(text, table, place)

@@ -14,6 +14,7 @@ from nrc_probe.drafting.evidence import (
     HELD_OUT,
     TRAINING,
     Fit,
+    Misfit,
     Reading,
     Subject,
     best_reading,
@@ -37,6 +38,8 @@ class Draft:
     """What was detected, one sentence each."""
     missing: tuple[str, ...]
     """What is left to fill in; empty where `analyze` needs no other word."""
+    left_out: tuple[str, ...] = ()
+    """Where no data were found: the files that were looked at, each with what is wrong with it."""
 
 
 @dataclass
@@ -46,6 +49,7 @@ class _Lines:
     text: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, key: str, value: object, comment: str = "", *, said: bool = True) -> None:
         """A line `key = value`, commented out where it is only an example."""
@@ -68,16 +72,19 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
         raise OutputError(f"cannot write '{path}': it is there already (add --force to replace it)")
     _check_link(path)
     lines = _Lines()
-    data, heldout, others = _chosen(find_data(Path(folder), subject))
+    fits, misfits = find_data(Path(folder), subject)
+    data, heldout, others = _chosen(fits)
     reading = best_reading(subject, data) if subject and data else None
     lines.text += _head(subject)
     _model(lines, subject, reading)
     _data(lines, path.parent, subject, data, others, reading)
+    if any("[data] path" in missing for missing in lines.missing):
+        _left_out(lines, path.parent, misfits)
     _heldout(lines, path.parent, data, heldout)
     lines.text += _tail()
     text = "\n".join(lines.text) + "\n"
     write_text(path, text)
-    return Draft(path, text, tuple(lines.found), tuple(lines.missing))
+    return Draft(path, text, tuple(lines.found), tuple(lines.missing), tuple(lines.left_out))
 
 
 def _check_link(path: Path) -> None:
@@ -161,6 +168,14 @@ def _data(
     _standardize(lines, reading)
 
 
+def _left_out(lines: _Lines, folder: Path, misfits: Sequence[Misfit]) -> None:
+    """What was looked at, and why it is not the data."""
+    lines.left_out += [f"{_relative(each.path, folder)}: {each.reason}" for each in misfits[:_SHOWN]]
+    if len(misfits) > _SHOWN:
+        lines.left_out.append(f"and {len(misfits) - _SHOWN} more")
+    lines.text += [f"# looked at: {printable(each)}" for each in lines.left_out]
+
+
 def _standardize(lines: _Lines, reading: Reading | None) -> None:
     if reading is None or not _explains(reading):
         r2 = f"R² is {reading.r2:.2g} at best" if reading else "its R² could not be measured"
@@ -183,7 +198,8 @@ def _heldout(lines: _Lines, folder: Path, data: Fit | None, heldout: Fit | None)
     if heldout is None:
         lines.add("path", "test.npz", "rows that were not trained on, if there are any", said=False)
         return
-    same = data is not None and (heldout.inputs, heldout.targets) == (data.inputs, data.targets)
+    names = (heldout.inputs, heldout.targets, heldout.second)
+    same = data is not None and names == (data.inputs, data.targets, None)
     comment = f"{_rows(heldout)}; by its name"
     if same:
         lines.add("path", _relative(heldout.path, folder), comment)
@@ -216,7 +232,8 @@ def _chosen(fits: Sequence[Fit]) -> tuple[Fit | None, Fit | None, list[Fit]]:
 
 def _fit(lines: _Lines, folder: Path, fit: Fit, comment: str) -> None:
     lines.add("path", _relative(fit.path, folder), comment)
-    for key, value in (("inputs", fit.inputs), ("targets", fit.targets)):
+    targets = _relative(fit.second, folder) if fit.second else fit.targets
+    for key, value in (("inputs", fit.inputs), ("targets", targets)):
         if value is not None:
             lines.add(key, value, "" if fit.is_sure else "a guess by shapes alone: check it")
 
@@ -251,7 +268,11 @@ def _toml(value: object) -> str:
 def summary_lines(draft: Draft) -> Iterator[str]:
     """What was written and found, and what is left, for the terminal."""
     yield f"wrote {draft.path}"
-    for title, items in (("found", draft.found), ("left to fill in", draft.missing)):
+    for title, items in (
+        ("found", draft.found),
+        ("left to fill in", draft.missing),
+        ("looked at, and not taken for the data", draft.left_out),
+    ):
         if items:
             yield title
             yield from (f"  - {item}" for item in items)

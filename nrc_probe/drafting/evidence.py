@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from nrc_probe.architecture import ACTIVATIONS, Network, build_network
 from nrc_probe.checkpoint import Checkpoint, load_checkpoint
 from nrc_probe.config import Config, read_metadata
 from nrc_probe.dataset import Dataset, open_dataset
+from nrc_probe.dataset.naming import INPUT_WORDS, TARGET_WORDS
 from nrc_probe.dataset.readers import READERS, Contents, read_contents
-from nrc_probe.dataset.tables import array_columns
+from nrc_probe.dataset.tables import Table, array_columns
 from nrc_probe.discovery import find_checkpoints
 from nrc_probe.errors import CheckpointError, ProbeError
 from nrc_probe.forward import PassSettings, prepared, run_pass
@@ -40,6 +41,7 @@ _SIDE = 32
 _WORD = r"(?:^|[^a-z])({})(?:$|[^a-z])"
 HELD_OUT = re.compile(_WORD.format("test|val|valid|validation|heldout|held_out|held-out|eval|dev"), re.I)
 TRAINING = re.compile(_WORD.format("train|training|trainset"), re.I)
+_NOT_LETTERS = re.compile("([^A-Za-z]+)")
 _DATA = re.compile(_WORD.format("data|dataset"), re.I)
 
 
@@ -71,6 +73,21 @@ class Fit:
     n: int | None
     is_sure: bool
     """Whether names or shapes left no other choice."""
+    second: Path | None = None
+    """The targets' own file, beside the inputs' `path`."""
+
+    def spec(self, standardize: tuple[str, ...] = ()) -> DataSpec:
+        """The data as they are opened."""
+        targets = str(self.second) if self.second else self.targets
+        return DataSpec(str(self.path), self.inputs, targets, standardize)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A file that was looked at and is not taken for the data."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -133,17 +150,55 @@ def _ends(module: nn.Module) -> tuple[tuple[int, ...] | None, int | None]:
 # --------------------------------------------------------------------------------------- the data
 
 
-def find_data(folder: Path, subject: Subject | None) -> list[Fit]:
-    """Data files that fit the network: those below the folder, else beside it, else in ../data."""
+def find_data(folder: Path, subject: Subject | None) -> tuple[list[Fit], list[Misfit]]:
+    """Data files that fit the network: those below the folder, else beside it, else in ../data.
+
+    Beside them those that were looked at on the way and do not fit.
+    """
+    misfits: list[Misfit] = []
     checkpoints = {folder / path for path in find_checkpoints(folder)}
     above = folder.absolute().parent
     for place, depth in ((folder, _DEPTH), (above, 0), (above / "data", 1)):
         files = sorted(_files(place, depth), key=lambda path: (len(path.parts), path.name))
-        candidates = (path for path in files if path not in checkpoints or _is_named_as_data(path))
-        fits = [_fit(path, subject) for path in itertools.islice(candidates, _FILES_TRIED)]
-        if any(fits):
-            return [fit for fit in fits if fit]
-    return []
+        candidates = [path for path in files if path not in checkpoints or _is_named_as_data(path)]
+        seen = list(_looked_at(candidates[:_FILES_TRIED], subject))
+        misfits += [each for each in seen if isinstance(each, Misfit)]
+        if fits := [each for each in seen if isinstance(each, Fit)]:
+            return fits, misfits
+    return [], misfits
+
+
+def _looked_at(paths: Sequence[Path], subject: Subject | None) -> Iterator[Fit | Misfit]:
+    """What each file is; inputs and targets in two files are one."""
+    seconds = {path: second for path in paths if (second := _targets_of(path, paths))}
+    for path in paths:
+        if path in seconds:
+            yield _pair(path, seconds[path], subject)
+        elif path not in seconds.values():
+            yield _fit(path, subject)
+
+
+def _targets_of(path: Path, paths: Sequence[Path]) -> Path | None:
+    """Of x.npy or train_inputs.npy the y.npy or train_targets.npy beside it, by the usual names."""
+    pieces = _NOT_LETTERS.split(path.stem)
+    for place in (place for place, piece in enumerate(pieces) if piece in INPUT_WORDS):
+        for word in TARGET_WORDS:
+            stem = "".join([*pieces[:place], word, *pieces[place + 1 :]])
+            other = path.with_name(f"{stem}.npy")
+            if path.suffix == ".npy" and other in paths:
+                return other
+    return None
+
+
+def _pair(path: Path, second: Path, subject: Subject | None) -> Fit | Misfit:
+    fit = Fit(path, None, None, None, True, second)
+    try:
+        dataset = open_dataset(fit.spec())
+    except ProbeError as error:
+        return Misfit(path, str(error).removeprefix(f"{path}: "))
+    if not _suits(dataset, subject):
+        return Misfit(path, f"with {second.name}, {_sizes(dataset)}")
+    return replace(fit, n=dataset.n)
 
 
 def _is_named_as_data(path: Path) -> bool:
@@ -173,21 +228,46 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _fit(path: Path, subject: Subject | None) -> Fit | None:
-    if path.stat().st_size > _LARGEST or is_store(path):  # a dump's targets are no data set's
-        return None
+def _fit(path: Path, subject: Subject | None) -> Fit | Misfit:
+    if path.stat().st_size > _LARGEST:
+        return Misfit(path, f"larger than {_LARGEST / 2**30:g} GiB, not opened")
+    if is_store(path):  # a dump's targets are no data set's
+        return Misfit(path, "activations or their sums, no data set")
     try:
-        names = list(_names(read_contents(path, str(path)), subject))
-    except ProbeError:
-        return None
+        contents = read_contents(path, str(path))
+        names = list(_names(contents, subject))
+    except ProbeError as error:
+        return Misfit(path, str(error).removeprefix(f"{path}: "))
+    reason = _too_wide(contents, subject)
     for (inputs, targets), is_sure in names:
         try:
             dataset = open_dataset(DataSpec(str(path), inputs, targets))
-        except ProbeError:
+        except ProbeError as error:
+            reason = reason or str(error).removeprefix(f"{path}: ")
             continue
         if _suits(dataset, subject):
             return Fit(path, inputs, targets, dataset.n, is_sure)
-    return None
+        reason = _sizes(dataset)
+    return Misfit(path, reason or "nothing in it fits")
+
+
+def _sizes(dataset: Dataset) -> str:
+    inputs = "x".join(map(str, dataset.input_shape or ())) or "unknown"
+    return f"its inputs are {inputs} wide, its targets {dataset.target_dim}"
+
+
+def _too_wide(contents: Contents, subject: Subject | None) -> str | None:
+    """What is wrong with a table of as many columns, where the network reads columns."""
+    table = _sole_table(contents)
+    if table is None or subject is None or subject.target_dim is None or len(subject.input_shape or ()) != 1:
+        return None
+    (wide,), narrow = subject.input_shape or (0,), subject.target_dim
+    more = table.width - wide - narrow
+    there = f"{table.width} columns, {wide} inputs and {narrow} targets are {wide + narrow}"
+    if more == 1:
+        first, last = f'"1:{wide + 1}"', f'"{wide + 1}:{table.width}"'
+        return f"{there} (is the first an id? Then inputs = {first}, targets = {last})"
+    return there if more else None
 
 
 def _names(
@@ -210,9 +290,17 @@ def _names(
         ]
         yield from ((pair, len(pairs) == 1) for pair in pairs)
         return
-    table = array_columns(next(iter(contents.values()))) if isinstance(contents, Mapping) else contents
-    if len(wide) == 1 and table.width == wide[0] + narrow:
+    table = _sole_table(contents)
+    if table and len(wide) == 1 and table.width == wide[0] + narrow:
         yield (f"0:{wide[0]}", f"{wide[0]}:{table.width}"), False
+
+
+def _sole_table(contents: Contents) -> Table | None:
+    """A table, or the columns of the only array; None where there are several, or it has others."""
+    if isinstance(contents, Table):
+        return contents
+    arrays = list(contents.values())
+    return array_columns(arrays[0]) if len(arrays) == 1 and len(arrays[0].shape) == 2 else None
 
 
 def _suits(dataset: Dataset, subject: Subject | None) -> bool:
@@ -256,7 +344,7 @@ def _reading(
         spec = replace(spec, options={**spec.options, "activation": activation})
     try:
         network = build_network(subject.loaded, spec)
-        dataset = open_dataset(DataSpec(str(fit.path), fit.inputs, fit.targets, standardize))
+        dataset = open_dataset(fit.spec(standardize))
         device = torch.device("cpu")
         how = PassSettings("mean", "exact", 1, _ROWS, None, device)
         with prepared(network.module, device, None):
