@@ -924,7 +924,9 @@ def test_a_dump_is_not_resumed_with_other_settings(options, words, interrupted):
 def test_a_dump_is_not_resumed_with_another_checkpoint_or_other_data(interrupted):
     checkpoint, data, path = interrupted
     other = save_network(checkpoint.parent / "other.pth", trained(small_network()))
-    with pytest.raises(StoreError, match="cannot be resumed: the checkpoint's SHA-256 was"):
+    with pytest.raises(
+        StoreError, match=r"resumed: the checkpoint's SHA-256 was \w{12}\.\.\., now it is \w{12}\.\.\. "
+    ):
         resume(other, data, path)
     arrays = arrays_in(data)
     np.savez(data, **{**arrays, "y": arrays["y"] + 1})

@@ -15,7 +15,7 @@ from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.scoring import DataSource
 from nrc_probe.store.reading import Store, read_heldout, read_pass, read_weight
-from nrc_probe.store.story import Story
+from nrc_probe.store.story import Story, in_short
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: moments have no cheap equality
@@ -75,7 +75,9 @@ def _check_has_moments(store: Store) -> None:
 def _check_same_study(one: Store, other: Store) -> None:
     for (what, first), (_, second) in zip(_identity(one), _identity(other), strict=True):
         if first != second:
-            raise StoreError(f"{other.path}: {what} {second}, but in {one.path} {first}: cannot be merged")
+            raise StoreError(
+                f"{other.path}: {what} {in_short(second)}, but in {one.path} {in_short(first)}: cannot be merged"
+            )
     for mine, its in zip(one.layers, other.layers, strict=True):
         first, second = read_weight(one, mine), read_weight(other, its)
         if (first is None) != (second is None) or (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from nrc_probe.result import CheckpointFacts, ModelFacts, Settings, Thresholds
 from nrc_probe.scoring import DataSource, Facts
 from nrc_probe.store.layout import texts
 from nrc_probe.typed import build, restore
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def difference(old: Story, new: Story) -> str | None:
     before, now = dict(_told(old)), dict(_told(new))
     for name in before | now:
         if before.get(name) != now.get(name):
-            return f"{name} was {_short(before.get(name))}, now it is {_short(now.get(name))}"
+            return f"{name} was {in_short(before.get(name))}, now it is {in_short(now.get(name))}"
     return None
 
 
@@ -108,6 +111,9 @@ def _told(story: Story) -> Iterator[tuple[str, object]]:
         yield f"{part} facts", facts if not isinstance(facts, dict) else {**facts, "path": None}
 
 
-def _short(value: object) -> str:
+def in_short(value: object) -> str:
+    """A value in a message; of a SHA-256 the first digits, which tell two apart."""
     text = str(value)
+    if _SHA256.fullmatch(text):
+        return f"{text[:12]}..."
     return text if len(text) <= 80 else f"{text[:77]}..."
