@@ -104,6 +104,22 @@ def test_marks_stand_beside_the_numbers_without_colour() -> None:
     assert " ".join(row.split()) == "fc1 64 0.500 · 0.800 ✓ 0.900 ✓ 0.20 0.125 1.10 ✓"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.1, "1.10"),
+        (0.25, "0.25"),
+        (0.0123, "0.012"),
+        (4.24e-5, "4.2e-05"),
+        (0.0, "0.00"),
+        (12345.6, "12346"),
+    ],
+)
+def test_a_ratio_far_below_1_is_not_rounded_to_0(value: float, shown: str) -> None:
+    (row, *_) = (line for line in printed(a_result(a_layer("fc1", nrc4_ratio=value))) if " fc1 " in line)
+    assert row.split()[-2] == shown
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_console_without_unicode_gets_plain_marks_and_lines(encoding: str) -> None:
     lines = printed(a_full_result(), 80, encoding)
@@ -414,6 +430,8 @@ def test_the_first_layer_with_a_linear_map_as_good_as_the_network_is_named() -> 
     last = a_layer("c", nrc4_ratio=1.0)
     text = read(a_layer("a", nrc4_ratio=3.0), a_layer("b", nrc4_ratio=1.234), last)
     assert "A linear map of b's input already predicts with 1.23 times the network's" in text
+    alone = read(a_layer("a", nrc4_ratio=1.0004))
+    assert "A linear map of a's input predicts with about the network's own error." in alone
     none = read(a_layer("a", nrc4_ratio=3.0))
     assert "No layer's linear probe comes within 1.5 times the network's own error." in none
 
@@ -432,6 +450,8 @@ def test_the_feature_rank_stands_beside_the_target_rank() -> None:
 def test_the_heldout_error_is_compared() -> None:
     text = read(a_layer("a"), heldout=held_out("a", mse=0.25))
     assert text.endswith("On held-out rows the network's error is 2.5 times that on these.")
+    text = read(a_layer("a"), model_mse=0.1, heldout=held_out("a", mse=0.1))
+    assert text.endswith("On held-out rows the network's error is about that on these.")
     assert "held-out" not in read(a_layer("a"))
     assert "held-out" not in read(a_layer("a"), heldout=held_out("a", mse=math.nan))
 

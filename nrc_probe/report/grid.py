@@ -52,9 +52,11 @@ def share(value: float, digits: int = 3) -> str:
 
 
 def ratio(value: float) -> str:
-    """A number around 1 or above, in at most 7 characters."""
+    """A number around 1 or above, in at most 7 characters; far below 1 two significant digits."""
     if math.isnan(value):
         return "-"
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     digits = 2 if abs(value) < 100 else 0
     return f"{value:.{digits}f}" if abs(value) < 99_999 else f"{value:.0e}"
 

@@ -112,7 +112,7 @@ def _linearity(result: Result) -> Iterator[str]:
         already = "" if linear is result.layers[-1] else "already "
         yield (
             f"A linear map of {linear.name}'s input {already}predicts with "
-            f"{linear.nrc4_ratio:.3g} times the network's own error."
+            f"{_times(linear.nrc4_ratio)}the network's own error."
         )
 
 
@@ -130,4 +130,10 @@ def _heldout(result: Result) -> Iterator[str]:
         return
     ratio = result.heldout.model_mse / result.model_mse
     if math.isfinite(ratio):
-        yield f"On held-out rows the network's error is {ratio:.3g} times that on these."
+        yield f"On held-out rows the network's error is {_times(ratio)}that on these."
+
+
+def _times(ratio: float) -> str:
+    """ "1.23 times "; 1 where more digits than three would be needed to tell it from 1."""
+    times = f"{ratio:.3g}"
+    return "about " if times == "1" else f"{times} times "
