@@ -29,6 +29,11 @@ def kind_of(path: Path) -> str | None:
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
+def shown(path: str) -> str:
+    """`path` as it is shown: "runs/../data.npz" leads to "data.npz", unless runs is a link elsewhere."""
+    return os.path.normpath(path) if ".." in Path(path).parts else path
+
+
 def from_home(path: str | Path) -> Path:
     """`path` with a leading ~ written out; a user who is not there leaves it as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises RuntimeError for such users)

@@ -102,6 +102,20 @@ def test_the_words_and_the_provenance_are_in_the_page() -> None:
     assert "torch 2" in run["checkpoints"][0]["made"]
 
 
+def test_provenance_joins_sentences_and_shows_where_paths_lead() -> None:
+    one = a_result(
+        a_layer("fc1", notes=("a note.",)),
+        model=replace(a_result().model, assumptions=("ReLU is assumed.", "no bias")),
+        data=replace(a_result().data, path="fixtures/runs/../swimmer/train.npz", assumptions=()),
+        warnings=("a warning.",),
+    )
+    (run,) = embedded(page(study(one)))["runs"]
+    facts = dict(run["facts"])
+    assert facts["assumed"] == "ReLU is assumed; no bias"
+    assert facts["data"].startswith("fixtures/swimmer/train.npz: 400 rows")
+    assert run["checkpoints"][0]["remarks"] == "a warning; fc1: a note"
+
+
 def test_a_result_without_layers_has_a_page_too() -> None:
     nothing: Result = a_result(warnings=("no layer could be scored",))
     assert embedded(page(study(nothing)))["runs"][0]["layers"] == []

@@ -120,6 +120,11 @@ def test_a_ratio_far_below_1_is_not_rounded_to_0(value: float, shown: str) -> No
     assert row.split()[-2] == shown
 
 
+def test_the_header_shows_where_a_path_of_the_data_leads() -> None:
+    data = replace(a_result().data, path="fixtures/runs/../swimmer/train.npz")
+    assert "data fixtures/swimmer/train.npz: 400 rows" in text_of(a_result(a_layer("fc1"), data=data))
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_console_without_unicode_gets_plain_marks_and_lines(encoding: str) -> None:
     lines = printed(a_full_result(), 80, encoding)

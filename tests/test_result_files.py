@@ -103,6 +103,15 @@ def test_a_named_file_that_is_no_result_is_an_error(content: str, folder: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_named_file_of_another_kind_is_not_said_to_be_made_again(folder: Path) -> None:
+    (folder / "README.md").write_text("# words")
+    with pytest.raises(DataError, match=r"README.md: not JSON \(.*\); expected results as JSON \(analyze"):
+        read_results(folder / "README.md")
+    (folder / "cut.json").write_text("{")
+    with pytest.raises(DataError, match=r"cut.json: not JSON \(.*\); run the analysis again"):
+        read_results(folder / "cut.json")
+
+
 def test_no_result_at_all_says_what_is_there_instead(tmp_path: Path) -> None:
     (tmp_path / "a.failed.json").write_text("{}")
     (tmp_path / "b.json").write_text("{}")

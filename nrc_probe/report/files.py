@@ -16,6 +16,7 @@ from nrc_probe.report.study import Broken, Found, Study, group_runs, with_thresh
 from nrc_probe.result import SCHEMA, Result, Thresholds
 
 _FAILED = ".failed.json"
+_EXPECTED = "expected results as JSON (analyze --json)"
 
 
 def read_results(
@@ -67,7 +68,7 @@ def _listed(paths: Sequence[str | Path], unread: list[Broken]) -> Iterator[tuple
             yield path, True
         else:
             got = kind or "no such file or folder"
-            raise DataError(f"{path}: {got}; expected results as JSON (analyze --json)")
+            raise DataError(f"{path}: {got}; {_EXPECTED}")
 
 
 def _inside(folder: Path) -> tuple[list[Path], list[Broken]]:
@@ -117,7 +118,8 @@ def _read(path: Path) -> Result | None:
         body = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise DataError(f"{path}: {reason or f'not JSON ({error})'}; run the analysis again") from error
+        way_out = "run the analysis again" if path.suffix == ".json" else _EXPECTED
+        raise DataError(f"{path}: {reason or f'not JSON ({error})'}; {way_out}") from error
     if not isinstance(body, dict) or "schema" not in body:
         return None
     try:

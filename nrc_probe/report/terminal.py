@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from nrc_probe.files import shown
 from nrc_probe.report.grid import Page, name_lines, ratio, score_lines, share
 from nrc_probe.report.reading import reading
 from nrc_probe.result import DataFacts, LayerFacts, Layers, Result
@@ -119,7 +120,8 @@ def _data(data: DataFacts) -> str:
     rank = "that do not vary" if data.target_rank is None else f"of rank {data.target_rank}"
     targets = "1 target" if data.target_dim == 1 else f"{data.target_dim} targets"
     prepared = f", standardised: {' and '.join(data.standardized)}" if data.standardized else ""
-    return f"{data.path or 'given in memory'}: {data.n:,} rows, {targets} {rank}{prepared}"
+    where = shown(data.path) if data.path else "given in memory"
+    return f"{where}: {data.n:,} rows, {targets} {rank}{prepared}"
 
 
 def _error(mse: float, r2: float) -> str:

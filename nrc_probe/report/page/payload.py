@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from nrc_probe.files import shown
 from nrc_probe.plain import printable
 from nrc_probe.report.study import Run, Study, layer_names
 from nrc_probe.result import DataFacts, Result
@@ -98,11 +100,13 @@ def _checkpoint(result: Result, label: str, time: int) -> dict[str, Any]:
         "r2": _short(result.model_r2),
         "heldoutMse": _exact(heldout.model_mse) if heldout else None,
         "heldoutR2": _short(heldout.model_r2) if heldout else None,
-        "remarks": [
-            *result.warnings,
-            *(f"{layer.name}: {note}" for layer in result.layers for note in layer.notes),
-            *(f"{item.name} is not scored: {item.reason}" for item in result.skipped),
-        ],
+        "remarks": _joined(
+            (
+                *result.warnings,
+                *(f"{layer.name}: {note}" for layer in result.layers for note in layer.notes),
+                *(f"{item.name} is not scored: {item.reason}" for item in result.skipped),
+            )
+        ),
         "made": f"nrc-probe {origin.nrc_probe}, torch {origin.torch}, numpy {origin.numpy}, "
         f"{origin.device}, {origin.created}, {origin.seconds:.3g} s",
     }
@@ -114,7 +118,7 @@ def _run_facts(result: Result) -> list[tuple[str, str]]:
     at = asdict(settings.thresholds)
     facts = [
         ("network", f"{model.summary}; {model.origin}"),
-        ("assumed", "; ".join((*model.assumptions, *result.data.assumptions)) or "nothing"),
+        ("assumed", _joined((*model.assumptions, *result.data.assumptions)) or "nothing"),
         ("data", _data(result.data)),
         ("held out", _data(result.heldout.data) if result.heldout else "none"),
         ("rank", f"{settings.rank}"),
@@ -127,10 +131,15 @@ def _run_facts(result: Result) -> list[tuple[str, str]]:
     return facts
 
 
+def _joined(sentences: Iterable[str]) -> str:
+    """Several on one line, without the full stop that some have."""
+    return "; ".join(re.sub(r"(?<!\.)\.$", "", sentence) for sentence in sentences)
+
+
 def _data(data: DataFacts) -> str:
     prepared = f", standardised: {' and '.join(data.standardized)}" if data.standardized else ""
     rank = "that do not vary" if data.target_rank is None else f"of rank {data.target_rank}"
-    where = data.path or "given in memory"
+    where = shown(data.path) if data.path else "given in memory"
     digest = f", sha256 {data.sha256}" if data.sha256 else ""
     return f"{where}: {data.n:,} rows, {data.target_dim} targets {rank}{prepared}{digest}"
 

@@ -176,7 +176,7 @@ function drawProvenance() {
     ["error", `MSE ${short(at.mse)}, R² ${short(at.r2)}; held out: MSE ${short(at.heldoutMse)}, R² ${short(at.heldoutR2)}`],
     ...run.facts,
     ["computed by", at.made],
-    ["remarks", at.remarks.join("; ") || "none"],
+    ["remarks", at.remarks || "none"],
   ];
   const pairs = facts.flatMap(([term, words]) => [element("dt", { text: term }), element("dd", { text: words })]);
   document.getElementById("provenance").replaceChildren(...pairs);
