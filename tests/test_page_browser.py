@@ -293,6 +293,16 @@ def test_nothing_is_wider_than_the_window_and_the_theme_follows_the_system(
     assert (other > 128) == (scheme == "dark")
 
 
+def test_a_table_says_that_it_has_more_columns_until_they_are_reached(show: Open) -> None:
+    page = show(two_runs(), 800)
+    hint = page.locator("section[aria-labelledby=h-table] .more")
+    assert hint.is_visible()
+    page.evaluate("document.querySelector('#layers').parentElement.scrollLeft = 10000")
+    page.wait_for_function("document.querySelector('section[aria-labelledby=h-table] .more').hidden")
+    page = show(two_runs(), 1280)
+    assert not page.locator("section[aria-labelledby=h-checkpoints] .more").is_visible()
+
+
 def test_one_checkpoint_has_a_page_without_a_time_axis(show: Open) -> None:
     page = show(study(at_epoch(7, [0.9, 0.1])))
     assert not page.is_visible("#training")

@@ -183,6 +183,7 @@ function start() {
     document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
     redraw();
   });
+  document.querySelectorAll(".scroll").forEach((box) => box.addEventListener("scroll", hintAtColumns));
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if (window.innerWidth === width) return;

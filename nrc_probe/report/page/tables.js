@@ -75,6 +75,15 @@ function headRow(table, columns, leading, redraw) {
   return element("thead", {}, row);
 }
 
+// Says so where a table has columns beyond its right edge.
+function hintAtColumns() {
+  document.querySelectorAll(".scroll").forEach((box) => {
+    const beyond = box.scrollWidth - box.clientWidth - box.scrollLeft > 2;
+    box.classList.toggle("wide", beyond);
+    box.previousElementSibling.hidden = !beyond;
+  });
+}
+
 // ------------------------------------------------------------------------------------- checkpoints
 
 function checkpointRows() {
@@ -87,6 +96,7 @@ function drawCheckpoints() {
   const body = element("tbody", {}, ...rows.map(checkpointRow));
   table.replaceChildren(headRow("checkpoints", CHECKPOINT_COLUMNS, "pin", drawCheckpoints), body);
   markNow();
+  hintAtColumns();
 }
 
 function checkpointRow(row) {
@@ -146,6 +156,7 @@ function drawLayers() {
   }));
   const body = element("tbody", {}, ...sorted(rows, LAYER_COLUMNS, sorting.layers).map(layerRow));
   document.getElementById("layers").replaceChildren(headRow("layers", LAYER_COLUMNS, null, drawLayers), body);
+  hintAtColumns();
 }
 
 function layerRow(row) {
