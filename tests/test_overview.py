@@ -232,7 +232,7 @@ def test_the_words_say_where_collapse_starts_when_it_set_in_and_when_the_error_s
 def test_the_words_claim_no_onset_and_no_settling_of_what_only_the_last_checkpoint_shows() -> None:
     (text,) = findings(study(*unfolding()), 0.01)
     assert "in the first of these from epoch 10 on; in fc2 it is met at the last checkpoint only, and" in text
-    assert "The network's error has not settled within these checkpoints, the held-out error has not" in text
+    assert "Neither the network's error nor the held-out error has settled within these checkpoints." in text
     assert "Collapse reached" not in text
     (text,) = findings(study(at_epoch(1, [0.9]), at_epoch(2, [0.1])))
     assert "NRC1 is met in these at the last checkpoint only: nothing shows whether it stays." in text

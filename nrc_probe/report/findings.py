@@ -97,7 +97,9 @@ def _settling(run: Run, within: float) -> Iterator[str]:
         since = settled_from(run, errors, within)
         stays = f"{'' if said and whole in said[0] else whole}from {run.clock} {since} on"
         said.append(f"the {what} {f'has {NOT_SETTLED}' if since is None else stays}")
-    if said:
+    if len(said) > 1 and all(words.endswith(NOT_SETTLED) for words in said):
+        yield f"Neither the network's error nor the held-out error has {NOT_SETTLED.removeprefix('not ')}."
+    elif said:
         yield f"{_upper(', '.join(said))}."
 
 

@@ -126,7 +126,10 @@ def _is_upper(panel: Axes) -> bool:
 def _remark(panel: Axes, words: str, height: float) -> None:
     """Words that belong to no line, at the right edge; in the upper panel only."""
     if _is_upper(panel):
-        panel.text(0.99, height, words, transform=panel.transAxes, ha="right", color=INK, fontsize=7)
+        plain = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+        panel.text(
+            *(0.99, height, words), transform=panel.transAxes, ha="right", color=INK, fontsize=7, bbox=plain
+        )
 
 
 def _word(panel: Axes, word: str, time: float, height: float) -> None:
