@@ -31,10 +31,15 @@ def commands_of(block):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A folder that looks like the root of a fresh clone, so that outputs land elsewhere."""
+    """A folder that looks like the root of a fresh clone, so that outputs land elsewhere.
+
+    What is left there at the end must be among what git is told to ignore.
+    """
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    assert {path.name for path in tmp_path.iterdir()} - ignored - {"fixtures", "run"} == set()
 
 
 @pytest.mark.parametrize(
