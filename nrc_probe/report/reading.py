@@ -134,6 +134,6 @@ def _heldout(result: Result) -> Iterator[str]:
 
 
 def _times(ratio: float) -> str:
-    """ "1.23 times "; 1 where more digits than three would be needed to tell it from 1."""
+    """As "1.23 times "; "about " where more than three digits would be needed to tell it from 1."""
     times = f"{ratio:.3g}"
     return "about " if times == "1" else f"{times} times "

@@ -75,9 +75,8 @@ def _check_has_moments(store: Store) -> None:
 def _check_same_study(one: Store, other: Store) -> None:
     for (what, first), (_, second) in zip(_identity(one), _identity(other), strict=True):
         if first != second:
-            raise StoreError(
-                f"{other.path}: {what} {in_short(second)}, but in {one.path} {in_short(first)}: cannot be merged"
-            )
+            before, now = in_short(first), in_short(second)
+            raise StoreError(f"{other.path}: {what} {now}, but in {one.path} {before}: cannot be merged")
     for mine, its in zip(one.layers, other.layers, strict=True):
         first, second = read_weight(one, mine), read_weight(other, its)
         if (first is None) != (second is None) or (

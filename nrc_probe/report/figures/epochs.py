@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nrc_probe.plain import printable
@@ -54,7 +54,7 @@ def draw_epochs(runs: Sequence[Run], within: float) -> Figure:
         _errors(above, run)
         _layers(below, run)
         below.set_xlabel(run.clock)
-        above.set_title(folded(run.name, 38), loc="left")
+        above.set_title("\n".join([folded(run.name, 38), *_not_shown(run, within)]), loc="left")
     for panel, run in zip(panels[1], runs, strict=True):
         if run.times[-1] > 20 * run.times[0]:
             log_axis(panel.xaxis, run.times)
@@ -96,9 +96,7 @@ def _layers(panel: Axes, run: Run) -> None:
 
 
 def _moments(panel: Axes, run: Run, within: float) -> None:
-    names = [layer.name for layer in run.final.layers]
-    first = run.final.first_collapsed_layer
-    tail = names[names.index(first) :] if first is not None else []
+    tail = _tail(run)
     since = [time for name in tail if (time := holds_from(run, name)) is not None]
     is_open = any(is_last_only(run, name) for name in tail)
     if since:
@@ -106,35 +104,34 @@ def _moments(panel: Axes, run: Run, within: float) -> None:
         panel.axvspan(min(since), end, color=_ONSET, alpha=0.18, linewidth=0, zorder=0)
         for time in {min(since)} if is_open else {min(since), end}:
             panel.axvline(time, color=_ONSET, linewidth=0.9, zorder=0)
-    if is_open:
-        _remark(panel, f"NRC1 holds in all: {LAST_ONLY}", 0.03)
-    elif since:
+    if since and not is_open:
         _word(panel, "NRC1 holds in all", max(since), 0.03)
     settled = settled_from(run, training_errors(run), within)
     if settled is not None:
         panel.axvline(settled, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=0)
         _word(panel, "error settled", settled, 0.92)
-    elif can_settle(training_errors(run)):
-        _remark(panel, f"error {NOT_SETTLED}", 0.92)
 
 
-def _is_upper(panel: Axes) -> bool:
-    place = panel.get_subplotspec()
-    return place is not None and place.is_first_row()
+def _not_shown(run: Run, within: float) -> Iterator[str]:
+    """What has no line, since only the last checkpoint shows it."""
+    errors = training_errors(run)
+    if can_settle(errors) and settled_from(run, errors, within) is None:
+        yield f"error {NOT_SETTLED}"
+    if any(is_last_only(run, name) for name in _tail(run)):
+        yield f"NRC1 holds in all: {LAST_ONLY}"
 
 
-def _remark(panel: Axes, words: str, height: float) -> None:
-    """Words that belong to no line, at the right edge; in the upper panel only."""
-    if _is_upper(panel):
-        plain = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-        panel.text(
-            *(0.99, height, words), transform=panel.transAxes, ha="right", color=INK, fontsize=7, bbox=plain
-        )
+def _tail(run: Run) -> list[str]:
+    """The layers from the first collapsed one on, at the last checkpoint."""
+    names = [layer.name for layer in run.final.layers]
+    first = run.final.first_collapsed_layer
+    return names[names.index(first) :] if first is not None else []
 
 
 def _word(panel: Axes, word: str, time: float, height: float) -> None:
     """A word beside a vertical line, on the side where there is room; in the upper panel only."""
-    if not _is_upper(panel):
+    place = panel.get_subplotspec()
+    if place is None or not place.is_first_row():
         return
     left, right = panel.transData.transform((time, 0))[0], panel.transAxes.transform((1, 0))[0]
     near_the_end = right - left < 0.3 * panel.get_window_extent().width
