@@ -125,6 +125,7 @@ def test_inputs_and_targets_in_two_files_of_the_usual_names_are_a_pair(
     if "{}" in inputs:
         assert said["heldout"] == {key: name.replace("train", "test") for key, name in said["data"].items()}
     assert draft.missing == ()
+    assert f"data: {names[0]} and {names[1]}, 400 rows" in draft.found
     assert analyze(tmp_path / "1.safetensors").model_r2 == pytest.approx(1)
 
 
@@ -154,6 +155,16 @@ def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
     assert "looked at, and not taken for the data" in list(summary_lines(draft))
     save_taught(tmp_path / "train.npz", teacher())
     assert init(tmp_path, force=True).left_out == ()
+
+
+def test_a_file_that_is_passed_over_for_one_farther_away_is_named(tmp_path: Path) -> None:
+    network = teacher()
+    save_state(tmp_path / "runs" / "1.safetensors", network)
+    save_taught(tmp_path / "train.npz", network)
+    save_data(tmp_path / "runs" / "narrow.npz", x=np.ones((9, 4)))
+    draft = init(tmp_path / "runs")
+    assert text_of(tmp_path / "runs")["data"]["path"] == "../train.npz"
+    assert draft.left_out == ("narrow.npz: inputs 'x' have 9 rows, targets 'y' have 60; expected as many",)
 
 
 def test_columns_without_names_are_a_guess_that_is_to_be_checked(tmp_path: Path) -> None:

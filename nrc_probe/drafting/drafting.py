@@ -39,7 +39,7 @@ class Draft:
     missing: tuple[str, ...]
     """What is left to fill in; empty where `analyze` needs no other word."""
     left_out: tuple[str, ...] = ()
-    """Where no data were found: the files that were looked at, each with what is wrong with it."""
+    """Files that lie nearer than the data, or than nothing that fits, each with what is wrong with it."""
 
 
 @dataclass
@@ -78,8 +78,7 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
     lines.text += _head(subject)
     _model(lines, subject, reading)
     _data(lines, path.parent, subject, data, others, reading)
-    if any("[data] path" in missing for missing in lines.missing):
-        _left_out(lines, path.parent, misfits)
+    _left_out(lines, path.parent, misfits)
     _heldout(lines, path.parent, data, heldout)
     lines.text += _tail()
     text = "\n".join(lines.text) + "\n"
@@ -158,7 +157,7 @@ def _data(
         lines.missing.append(f"[data] path: no data file near fits {_needs(subject)}")
         return
     _fit(lines, folder, data, _rows(data))
-    lines.found.append(f"data: {_relative(data.path, folder)}, {_rows(data)}")
+    lines.found.append(f"data: {_files(data, folder)}, {_rows(data)}")
     if others:
         names = ", ".join(_relative(fit.path, folder) for fit in others[:_SHOWN])
         names += ", ..." if len(others) > _SHOWN else ""
@@ -205,7 +204,7 @@ def _heldout(lines: _Lines, folder: Path, data: Fit | None, heldout: Fit | None)
         lines.add("path", _relative(heldout.path, folder), comment)
     else:
         _fit(lines, folder, heldout, comment)
-    lines.found.append(f"held out, by its name: {_relative(heldout.path, folder)}, {_rows(heldout)}")
+    lines.found.append(f"held out, by its name: {_files(heldout, folder)}, {_rows(heldout)}")
 
 
 def _tail() -> list[str]:
@@ -258,6 +257,10 @@ def _needs(subject: Subject | None) -> str:
 
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _files(fit: Fit, folder: Path) -> str:
+    return " and ".join(_relative(path, folder) for path in (fit.path, fit.second) if path)
 
 
 def _toml(value: object) -> str:

@@ -153,7 +153,7 @@ def _ends(module: nn.Module) -> tuple[tuple[int, ...] | None, int | None]:
 def find_data(folder: Path, subject: Subject | None) -> tuple[list[Fit], list[Misfit]]:
     """Data files that fit the network: those below the folder, else beside it, else in ../data.
 
-    Beside them those that were looked at on the way and do not fit.
+    With them the files of nearer places, none of which fits.
     """
     misfits: list[Misfit] = []
     checkpoints = {folder / path for path in find_checkpoints(folder)}
@@ -162,9 +162,9 @@ def find_data(folder: Path, subject: Subject | None) -> tuple[list[Fit], list[Mi
         files = sorted(_files(place, depth), key=lambda path: (len(path.parts), path.name))
         candidates = [path for path in files if path not in checkpoints or _is_named_as_data(path)]
         seen = list(_looked_at(candidates[:_FILES_TRIED], subject))
-        misfits += [each for each in seen if isinstance(each, Misfit)]
         if fits := [each for each in seen if isinstance(each, Fit)]:
             return fits, misfits
+        misfits += [each for each in seen if isinstance(each, Misfit)]
     return [], misfits
 
 
