@@ -229,6 +229,18 @@ def test_a_run_can_be_taken_out_of_the_charts_and_a_checkpoint_pinned_into_them(
     assert page.locator("#checkpoints input:checked").count() == 0
 
 
+def test_runs_that_share_an_onset_and_a_settling_have_lines_beside_each_other(show: Open) -> None:
+    page = show(study(*settled(1e-3), *settled(0.0)))
+    for kind in ("figure:first-child .onset", "figure:last-child .settled"):
+        places = page.locator(f"#time-charts {kind}").evaluate_all("ls => ls.map(l => +l.getAttribute('x1'))")
+        assert len(set(places)) == 2, kind
+
+
+def test_the_since_of_what_is_met_at_the_first_checkpoint_is_open_to_the_left(show: Open) -> None:
+    page = show(study(*(at_epoch(epoch, [0.9, 0.1]) for epoch in (5, 6))))
+    assert column(page, "layers", "since") == ["-", "<=5"]
+
+
 def test_runs_that_share_a_first_layer_have_lines_beside_each_other(show: Open) -> None:
     page = show(study(*(at_epoch(1, [0.9, 0.1], decay=k / 100) for k in range(3))))
     read = "lines => lines.map(line => [line.getAttribute('x1'), line.getAttribute('stroke')])"

@@ -155,14 +155,18 @@ function layerChart(condition, names, shown) {
 // A vertical line for each run where NRC1 begins to hold; those that share a layer stand beside each other.
 function drawFirsts(svg, names, x, shown) {
   const firsts = shown.map(({ run, checkpoint }) => names.indexOf(firstCollapsed(run, checkpoint)));
-  shown.forEach(({ run }, number) => {
-    if (firsts[number] < 0) return;
-    const sharing = firsts.map((first, other) => (first === firsts[number] ? other : -1)).filter((other) => other >= 0);
-    const at = x(firsts[number]) + 2.5 * (sharing.indexOf(number) - (sharing.length - 1) / 2);
-    const line = { x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: colourOf(run), "stroke-width": 1.1 };
-    if (dashOf(run)) line["stroke-dasharray"] = dashOf(run);
-    svg.append(shape("line", { ...line, class: "first" }));
-  });
+  uprights(svg, "first", shown.map(({ run }, number) => ({ run, at: firsts[number] < 0 ? null : x(firsts[number]), dash: dashOf(run) })));
+}
+
+// Vertical lines [{run, at: pixel or null, dash}]; those at one place stand beside each other, so that each is seen.
+function uprights(svg, kind, lines) {
+  for (const { run, at, dash } of lines) {
+    if (at === null) continue;
+    const sharing = lines.filter((other) => other.at === at).map((other) => other.run);
+    const x = at + 2.5 * (sharing.indexOf(run) - (sharing.length - 1) / 2);
+    const line = { class: kind, x1: x, x2: x, y1: BOX.top, y2: BOX.height - 4, stroke: colourOf(run), "stroke-width": 1.1 };
+    svg.append(shape("line", dash ? { ...line, "stroke-dasharray": dash } : line));
+  }
 }
 
 // Every name where there is room, else some of them, evenly spread; the pointer tells the others.
@@ -229,13 +233,10 @@ function timeChart(condition, runs) {
   const { svg, y } = frame(condition.title, condition.words, extent, 26, level);
   const time = timeScale(runs);
   timeAxis(svg, time, focusRun().clock);
+  const since = runs.map((run) => holdsFrom(run, state.layer, condition));
+  uprights(svg, "onset", runs.map((run, number) => ({ run, at: since[number] === null ? null : time.x(since[number]), dash: dashOf(run) })));
   runs.forEach((run, number) => {
     const look = { colour: colourOf(run), dash: dashOf(run) };
-    const since = holdsFrom(run, state.layer, condition);
-    if (since !== null) {
-      const at = time.x(since);
-      svg.append(shape("line", { class: "onset", x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: look.colour, opacity: 0.6 }));
-    }
     const points = run.checkpoints.map((c, k) => [time.x(c.time), columns[number][k] === null ? null : y(columns[number][k])]);
     drawLine(svg, points, look);
   });
@@ -250,13 +251,9 @@ function errorChart(runs) {
   const { svg, y } = frame("error", "mean squared error", extent, 26, null);
   const time = timeScale(runs);
   timeAxis(svg, time, focusRun().clock);
+  const settled = runs.map((run) => settledFrom(run, "mse"));
+  uprights(svg, "settled", runs.map((run, number) => ({ run, at: settled[number] === null ? null : time.x(settled[number]), dash: "1.5 3" })));
   for (const run of runs) {
-    const settled = settledFrom(run, "mse");
-    if (settled !== null) {
-      const at = time.x(settled);
-      const line = { x1: at, x2: at, y1: BOX.top, y2: BOX.height - 4, stroke: colourOf(run), "stroke-dasharray": "1.5 3" };
-      svg.append(shape("line", { ...line, class: "settled" }));
-    }
     for (const field of fields) {
       const points = run.checkpoints.map((c) => [time.x(c.time), c[field] === null ? null : y(c[field])]);
       drawLine(svg, points, { colour: colourOf(run), dash: field === "mse" ? dashOf(run) : "4 3", thin: field !== "mse" });

@@ -135,9 +135,11 @@ function isLastOnly(run, layer, condition) {
   return last > 0 && meets(run, last, layer, condition) && !meets(run, last - 1, layer, condition);
 }
 
-// Since when, in words.
+// Since when, in words: what is met at the first checkpoint may have been so before.
 function sinceWords(run, layer, condition) {
-  return holdsFrom(run, layer, condition) ?? (isLastOnly(run, layer, condition) ? LAST_ONLY : null);
+  const since = holdsFrom(run, layer, condition);
+  if (since === null) return isLastOnly(run, layer, condition) ? LAST_ONLY : "-";
+  return since === run.checkpoints[0].time ? `<=${since}` : String(since);
 }
 
 function canSettle(run, field) {

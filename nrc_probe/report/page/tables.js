@@ -16,7 +16,7 @@ const CHECKPOINT_COLUMNS = [
 const SINCE = {
   of: (row) => sinceWords(focusRun(), row.layer, CONDITIONS[0]),
   order: (row) => (isLastOnly(focusRun(), row.layer, CONDITIONS[0]) ? Infinity : holdsFrom(focusRun(), row.layer, CONDITIONS[0])),
-  show: (row) => String(sinceWords(focusRun(), row.layer, CONDITIONS[0]) ?? "-"),
+  show: (row) => sinceWords(focusRun(), row.layer, CONDITIONS[0]),
 };
 
 const LAYER_COLUMNS = [
