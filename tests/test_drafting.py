@@ -130,16 +130,17 @@ def test_inputs_and_targets_in_two_files_of_the_usual_names_are_a_pair(
 
 
 def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
-    save_state(tmp_path / "1.safetensors", teacher())
+    folder = tmp_path / "runs"  # beside it lies nothing
+    save_state(folder / "1.safetensors", teacher())
     rows = np.random.default_rng(0).normal(size=(50, 9))
-    np.savetxt(tmp_path / "with_id.csv", rows[:, :8], delimiter=",")
-    np.savetxt(tmp_path / "wide.csv", rows, delimiter=",", header="a,b,c,d,e,f,g,h,i", comments="")
-    np.savez(tmp_path / "narrow.npz", x=rows[:, :4], y=rows[:, :2])
-    np.savez(tmp_path / "other.npz", seen=rows[:, :4], done=rows[:, :2])
-    np.save(tmp_path / "x.npy", rows[:, :5])
-    np.save(tmp_path / "y.npy", rows[:9, :2])
-    (tmp_path / "z.npz").write_bytes(b"")
-    draft = init(tmp_path)
+    np.savetxt(folder / "with_id.csv", rows[:, :8], delimiter=",")
+    np.savetxt(folder / "wide.csv", rows, delimiter=",", header="a,b,c,d,e,f,g,h,i", comments="")
+    np.savez(folder / "narrow.npz", x=rows[:, :4], y=rows[:, :2])
+    np.savez(folder / "other.npz", seen=rows[:, :4], done=rows[:, :2])
+    np.save(folder / "x.npy", rows[:, :5])
+    np.save(folder / "y.npy", rows[:9, :2])
+    (folder / "z.npz").write_bytes(b"")
+    draft = init(folder)
     assert draft.missing == ("[data] path: no data file near fits the network's 5 inputs and 2 targets",)
     assert draft.left_out == (
         "narrow.npz: its inputs are 4 wide, its targets 2",
@@ -153,8 +154,8 @@ def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
     )
     assert all(f"# looked at: {words}" in draft.text for words in draft.left_out)
     assert "looked at, and not taken for the data" in list(summary_lines(draft))
-    save_taught(tmp_path / "train.npz", teacher())
-    assert init(tmp_path, force=True).left_out == ()
+    save_taught(folder / "train.npz", teacher())
+    assert init(folder, force=True).left_out == ()
 
 
 def test_a_file_that_is_passed_over_for_one_farther_away_is_named(tmp_path: Path) -> None:
