@@ -724,6 +724,12 @@ def test_a_broken_safetensors_header_is_named_as_such(tmp_path: Path) -> None:
     assert refusal(path).startswith("the safetensors file is broken: Error while deserializing")
 
 
+def test_a_safetensors_header_that_ends_at_infinity_is_broken(tmp_path: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,1e400]}}'
+    (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert refusal(tmp_path / "net.safetensors").startswith("the safetensors file is broken: ")
+
+
 FOREIGN = {
     "a text file": b"epoch,loss\n1,0.5\n",
     "a PNG image": b"\x89PNG\r\n\x1a\n" + bytes(50),

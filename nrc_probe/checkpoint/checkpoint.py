@@ -187,7 +187,7 @@ def _end_of_data(header: bytes) -> int:
     try:
         entries = json.loads(header)
         return max(int(entry["data_offsets"][1]) for entry in entries.values() if "dtype" in entry)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError):
         return 0
 
 
