@@ -10,6 +10,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -568,6 +569,20 @@ def test_a_relative_path_is_read_with_the_folders_above_it(
     saved(tmp_path / "wd_0.5" / "7.pt", weights())
     monkeypatch.chdir(tmp_path / "wd_0.5")
     assert load_checkpoint("7.pt").training == Training(7, None, 0.5)
+
+
+def zipped_again(source: Path, target: Path, method: int) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return target
+
+
+def test_an_archive_that_was_zipped_again_is_read_but_not_if_it_was_compressed(tmp_path: Path) -> None:
+    net = saved(tmp_path / "net.pt", weights())
+    assert_same(load_checkpoint(zipped_again(net, tmp_path / "b.pt", zipfile.ZIP_STORED)), weights())
+    text = refusal(zipped_again(net, tmp_path / "c.pt", zipfile.ZIP_DEFLATED))
+    assert text.startswith("'net/data.pkl' in it is compressed, which torch.save never does")
 
 
 # ---- code

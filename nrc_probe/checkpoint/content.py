@@ -56,7 +56,7 @@ def _has_header(head: bytes) -> bool:
 def _content_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise CheckpointError(
             "the file is truncated: it opens as a zip archive of torch.save, but its directory, "
@@ -64,11 +64,21 @@ def _content_of_zip(path: Path) -> str:
         ) from error
     except Exception as error:  # a broken file may fail in any way: name it
         raise CheckpointError(f"its zip directory is broken: {first_line(error)}") from error
+    names = [entry.filename for entry in entries]
     inner = {name.partition("/")[2] for name in names}
     if "data.pkl" not in inner:
         what = "a numpy .npz archive" if names and names[0].endswith(".npy") else "a zip archive"
         return f"{what} of {', '.join(names[:3]) or 'nothing'}"
-    return "torchscript" if "constants.pkl" in inner else "torch-zip"
+    if "constants.pkl" in inner:
+        return "torchscript"
+    # the tensors are mapped: compressed bytes would pass for numbers, and a few of them may unpack to GBs
+    packed = next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise CheckpointError(
+            f"'{packed}' in it is compressed, which torch.save never does: unpack the archive, and zip it "
+            "without compression (zip -0)"
+        )
+    return "torch-zip"
 
 
 def _foreign(head: bytes) -> str:
