@@ -166,7 +166,7 @@ def check_request(options: Options) -> None:
 def data_files(config: Config) -> list[Path]:
     """The paths that `config` names as data, whether they are there or not."""
     specs = (config.data, config.heldout)
-    return [(spec.folder or Path()) / Path(spec.path).expanduser() for spec in specs if spec.path]
+    return [(spec.folder or Path()) / from_home(spec.path) for spec in specs if spec.path]
 
 
 def subject_of(loaded: Checkpoint, network: Network, config: Config) -> Subject:

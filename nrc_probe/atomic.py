@@ -52,12 +52,16 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
 def check_writable(path: Path) -> None:
     """Raise OutputError where `path` could not be written: worth knowing before a long pass.
 
-    Only a file has a place to take: what is written to a pipe or a device is never whole.
+    Only a file has a place to take: what is written to a pipe or a device is never whole. What a
+    link leads to would be replaced: it must be named like the link, as a data set is not.
     """
     with _refused(path):
         kind = kind_of(path)
         if kind not in (None, FILE):
             raise OutputError(_refusal(path, f"it is {kind}"))
+        target = Path(os.path.realpath(path))
+        if target.suffix != path.suffix and path.is_symlink():
+            raise OutputError(_refusal(path, f"it is a link to '{target}', no {path.suffix} file"))
         folder = path.resolve().parent if path.is_symlink() else path.parent
         if not folder.is_dir():
             raise OutputError(_refusal(path, f"there is no folder '{folder}'"))

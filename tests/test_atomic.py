@@ -119,3 +119,11 @@ def test_of_several_files_none_replaces_its_file_before_all_are_written(tmp_path
     assert (tmp_path / "a.json").read_text() == "old"
     write_all({tmp_path / "a.json": b"new", tmp_path / "b.csv": b"too"})
     assert [p.read_text() for p in sorted(tmp_path.iterdir())] == ["new", "too"]
+
+
+def test_a_link_to_a_file_of_another_kind_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "rows.npz").write_text("rows")
+    (tmp_path / "r.json").symlink_to("rows.npz")
+    with pytest.raises(OutputError, match=r"r\.json': it is a link to '.*/rows\.npz', no \.json file"):
+        write_text(tmp_path / "r.json", "new")
+    assert (tmp_path / "rows.npz").read_text() == "rows"

@@ -647,3 +647,21 @@ def test_names_from_files_steer_no_terminal(folder: Path) -> None:
 
 def test_the_public_names_are_the_package_s() -> None:
     assert nrc_probe.batch is batch_of
+
+
+@pytest.mark.parametrize("path", ['"a\\u0000b.npz"', '"~nobody-there/x.npz"'])
+def test_a_path_that_no_file_can_have_costs_its_checkpoints_alone(path: str, folder: Path) -> None:
+    (folder / "runs/wd_0/nrc-probe.toml").write_text(f"[data]\npath = {path}\n")
+    assert states(batch_of("runs", "out")) == ["failed"] * 3 + ["scored"] * 3
+
+
+def test_a_result_that_is_a_link_to_a_file_of_another_kind_is_not_written_through(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    (folder / "out/wd_0").mkdir(parents=True)
+    for name in ("1.pth.json", "2.pth.failed.json"):
+        (folder / "out/wd_0" / name).symlink_to(folder / "notes.txt")
+    (folder / "runs/wd_0/2.pth").write_bytes(b"")
+    sweep = batch_of("runs", "out")
+    assert states(sweep) == ["failed", "failed", *["scored"] * 4]
+    assert all("it is a link to '" in outcome.reason for outcome in sweep.failed)
+    assert (folder / "notes.txt").read_text() == "mine"

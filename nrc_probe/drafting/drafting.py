@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nrc_probe.atomic import write_text
+from nrc_probe.atomic import check_writable, write_text
 from nrc_probe.config import FILE_NAME
 from nrc_probe.drafting.evidence import (
     HELD_OUT,
@@ -70,7 +70,7 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
     subject = find_subject(Path(folder))
     if path.exists() and not force:
         raise OutputError(f"cannot write '{path}': it is there already (add --force to replace it)")
-    _check_link(path)
+    check_writable(path)
     lines = _Lines()
     fits, misfits = find_data(Path(folder), subject)
     data, heldout, others = _chosen(fits)
@@ -84,13 +84,6 @@ def init(folder: str | Path, *, force: bool = False) -> Draft:
     text = "\n".join(lines.text) + "\n"
     write_text(path, text)
     return Draft(path, text, tuple(lines.found), tuple(lines.missing), tuple(lines.left_out))
-
-
-def _check_link(path: Path) -> None:
-    """Raise OutputError where `path` leads to a data set, say, which would be replaced."""
-    target = Path(os.path.realpath(path))
-    if path.is_symlink() and target.suffix != path.suffix:
-        raise OutputError(f"cannot write '{path}': it is a link to '{target}', no .toml (remove the link)")
 
 
 # -------------------------------------------------------------------------------------- the tables

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Unpack
 
@@ -180,8 +180,9 @@ def _data_of(checkpoint: Path, errand: Errand) -> Iterator[str]:
         config = read_request(checkpoint, errand.options, errand.data)
     except ProbeError:  # scoring it will say so
         return
-    # not Path.resolve, which some versions of Python refuse for a link that leads to itself
-    yield from (os.path.realpath(path) for path in data_files(config))
+    with suppress(ValueError):  # a null in the name; scoring it will say so
+        # not Path.resolve, which some versions of Python refuse for a link that leads to itself
+        yield from (os.path.realpath(path) for path in data_files(config))
 
 
 def _unmatched(folder: Path, exclude: Sequence[str]) -> tuple[str, ...]:
