@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nrc_probe.memory import check_memory
 from nrc_probe.products import Lane, Rows
 
 EXACT, FAST = "exact", "fast"
@@ -77,6 +79,7 @@ class MomentAccumulator:
     costs no digits. However the rows are sorted, the shifted sums exceed the centred ones by a factor
     of at most 1 + N / (rows of the first batch): a few of float64's sixteen digits at worst.
     `exact` multiplies in float64; `fast` multiplies float32 batches and sums products in float64.
+    Raises DataError where this machine cannot hold the matrix.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class MomentAccumulator:
         self._shift: Tensor | None = None
         # One more column, of ones: its products are the sums of all others.
         size = (self._columns + 1, self._columns + 1)
+        check_memory(8 * math.prod(size), f"the covariance of {width} features and {target_dim} targets")
         self._products = torch.zeros(size, dtype=torch.float64, device=device)
         """Of features, targets and 1, side by side; the upper triangle counts."""
         self._dtype = torch.float32 if precision == FAST else torch.float64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import sys
@@ -405,6 +406,43 @@ def test_a_header_that_claims_more_than_the_archive_holds_is_refused_unread(tmp_
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
     with pytest.raises(DataError, match=r"array 'x': its header claims \(1000000000000, 8\) float64"):
         open_dataset(DataSpec("d.npz", folder=tmp_path))
+
+
+def write_zeros(path: Path, **shapes: tuple[int, ...]) -> Path:
+    """An archive of bytes, all 0, which shrink to a thousandth."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in shapes.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(bytes(math.prod(shape)))
+    return path
+
+
+def test_targets_too_wide_for_their_covariance_are_refused_unread(tmp_path: Path) -> None:
+    write_zeros(tmp_path / "d.npz", x=(4, 5), y=(4, 10**7))
+    message = r"d\.npz: the covariance of targets 'y', 10000000 wide, needs 800000000000000 bytes"
+    with pytest.raises(DataError, match=message):
+        open_dataset(DataSpec("d.npz", folder=tmp_path))
+
+
+def test_a_batch_that_no_machine_holds_is_refused_unread(tmp_path: Path) -> None:
+    write_zeros(tmp_path / "d.npz", x=(4, 10**6), y=(4, 2))
+    made = open_dataset(DataSpec("d.npz", folder=tmp_path))
+    assert len(next(iter(made.batches(2)))[0]) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sysconf", lambda _: 5000)  # 25 MB of memory
+        with pytest.raises(DataError, match=r"a batch of 4 rows needs 32000064 bytes, .* has 25000000"):
+            next(iter(made.batches(4)))
+
+
+def test_a_picture_of_more_pixels_than_pillow_warns_of_is_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "faces").mkdir()
+    image.new("1", (10_000, 9_000)).save(tmp_path / "faces/20_0_0_2017.png")
+    message = r"20_0_0_2017\.png: not a readable image file \(Image size \(90000000 pixels"
+    with warnings.catch_warnings(action="ignore"), pytest.raises(DataError, match=message):
+        open_dataset(DataSpec("faces", folder=tmp_path))
 
 
 def test_a_damaged_header_is_refused_without_python_s_warnings(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nrc_probe.errors import DataError
 from nrc_probe.moments import MomentAccumulator, Moments
 
 FIELDS = ("mean_h", "mean_y", "scatter_hh", "scatter_hy", "scatter_yy")
@@ -119,3 +120,8 @@ def test_constant_features_have_no_scatter():
     _, Y = sample(100)
     scatter = accumulate(H, Y, [33]).scatter_hh
     assert float(scatter.abs().max()) < 1e-25
+
+
+def test_a_covariance_that_no_machine_holds_is_refused_before_it_is_made():
+    with pytest.raises(DataError, match="the covariance of 3 features and 10000000 targets needs 8000"):
+        MomentAccumulator(3, 10**7)

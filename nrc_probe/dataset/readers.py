@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from nrc_probe.dataset.rows import (
 from nrc_probe.dataset.tables import Table, read_csv, read_parquet, reading
 from nrc_probe.errors import CheckpointError, DataError
 from nrc_probe.files import FILE, kind_of
+from nrc_probe.memory import check_memory
 
 Contents = Mapping[str, Array] | Table
 
@@ -91,13 +91,8 @@ def _read_exactly(file: IO[bytes], count: int, dtype: np.dtype[Any]) -> np.ndarr
 
 def _whole(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> int:
     """All rows, for columns stored one after the other, where memory can hold them."""
-    needed = math.prod(shape) * dtype.itemsize
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise DataError(
-            f"{place}: in Fortran order it must be read at once: {needed} bytes, "
-            f"this machine has {memory}; save it in C order, or as HDF5"
-        )
+    what = f"{place}: save it in C order, or as HDF5: in Fortran order it is read at once, which"
+    check_memory(math.prod(shape) * dtype.itemsize, what)
     return max(1, shape[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,10 +15,19 @@ from torch.utils.data import Dataset as TorchDataset
 
 from nrc_probe.dataset.naming import Choice
 from nrc_probe.dataset.preparing import Batch, map_tensors
-from nrc_probe.dataset.rows import Array, numpy_array, rebatch, tensor_array, to_tensor, torch_dtype
+from nrc_probe.dataset.rows import (
+    Array,
+    numpy_array,
+    rebatch,
+    tensor_array,
+    to_tensor,
+    torch_dtype,
+)
 from nrc_probe.errors import DataError
+from nrc_probe.memory import check_memory
 
 _SAMPLE_ROWS = 10_000
+_SAMPLE_BYTES = 2**26
 _EXPECTED = "expected a torch Dataset or DataLoader, an iterable of batches (x, y), or two arrays"
 
 
@@ -63,14 +73,26 @@ def array_source(choice: Choice, place: str) -> Source:
         inputs = _as_column(inputs)
         notes = (*notes, f"inputs ({inputs.shape[0]},) read as one column")
 
+    row_bytes = sum(_row_bytes(array) for array in (inputs, targets))
+
     def pairs(size: int, limit: int | None) -> Iterator[Batch]:
+        rows = min(size, limit or size, inputs.shape[0])
+        check_memory(rows * row_bytes, f"{place}: a batch of {rows} rows")
         streams = (rebatch(array.blocks(), size, limit) for array in (inputs, targets))
         return zip(*streams, strict=True)
 
-    sample = next(rebatch(targets.blocks(), _SAMPLE_ROWS, _SAMPLE_ROWS))
+    width = math.prod(targets.shape[1:])
+    check_memory(8 * width**2, f"{place}: the covariance of targets '{targets.name}', {width} wide,")
+    rows = max(1, min(_SAMPLE_ROWS, _SAMPLE_BYTES // _row_bytes(targets)))
+    sample = next(rebatch(targets.blocks(), rows, rows))
     return Source(
         inputs.shape[0], inputs.shape, inputs.dtype, sample, pairs, notes=notes, reading=choice.reading
     )
+
+
+def _row_bytes(array: Array) -> int:
+    """Of one row, in float64: what it is computed in at most."""
+    return 8 * math.prod(array.shape[1:])
 
 
 def _check_array(array: Array, role: str, place: str) -> None:
