@@ -12,6 +12,7 @@ import pytest
 from fuzz import worker
 from fuzz.cases import Stock, run_case, what_was_wrong
 from fuzz.subjects import SUBJECTS
+from runs import save_network
 
 CASES = 13
 """Of every format in the default suite: over 300 in all."""
@@ -65,3 +66,60 @@ def test_the_commands_read_the_same_files_sound(name, stock, server, tmp_path):
         # one checkpoint of the batches is empty, which is recorded
         assert done.code == (3 if command.startswith("batch runs") and "dry" not in command else 0), done.err
         assert not wrong
+
+
+TRAPS = """
+import os, sys, time
+from pathlib import Path
+def spin():
+    while True: pass
+def wait():
+    time.sleep(1000)
+def touch():
+    os.mkdir("canary")
+def allocate():
+    return bytearray(b"x" * 2**29)
+def abort():
+    os.abort()
+def fail():
+    raise KeyboardInterrupt
+def litter():
+    Path("out.json").write_text("{}")
+    raise ValueError
+def forge():
+    Path("net.pth").write_text("")
+def steer():
+    sys.stderr.write("\\x1b[2J")
+def claim():
+    raise MemoryError
+"""
+SEEN = {
+    "touch": "code from the file was run",
+    "allocate": " MiB of memory",
+    "abort": "exit code -6",
+    "fail": "exit code 130",
+    "litter": "out.json was written in spite of the error",
+    "forge": "net.pth was changed",
+    "steer": "characters that do not print",
+    "claim": "memory was asked for before anything was checked",
+    "nothing": "",
+}
+SEEN_SLOWLY = {"spin": "it did not end", "wait": "it did not end"}
+
+
+def what_is_seen(trap, server, folder):
+    save_network(folder / "net.pth")
+    (folder / "traps.py").write_text(TRAPS)
+    return what_was_wrong(f"analyze net.pth -q --data traps:{trap}", folder, ("out.*",), server)[1]
+
+
+@pytest.mark.parametrize("trap", SEEN)
+def test_what_goes_wrong_is_seen(trap, server, tmp_path):
+    wrong = what_is_seen(trap, server, tmp_path)
+    assert any(SEEN[trap] in word for word in wrong) if SEEN[trap] else not wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trap", SEEN_SLOWLY)
+def test_what_never_ends_is_seen(trap, server, tmp_path):
+    assert SEEN_SLOWLY[trap] in what_is_seen(trap, server, tmp_path)[0]

@@ -61,4 +61,5 @@ def _unpickling_problem(error: Exception, unsafe_pickle: bool, way_out: str) -> 
 def _reason(error: Exception) -> str:
     """torch.load's own reason, without the advice it puts before and after."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].partition(" Please use")[0].strip()
-    return first_line(type(error)(text)) if isinstance(error, UnpicklingError) else first_line(error)
+    reason = first_line(type(error)(text)) if isinstance(error, UnpicklingError) else first_line(error)
+    return reason.partition(". This is an internal ")[0]

@@ -75,7 +75,7 @@ Mutation = Callable[[bytes, Random, Sequence[bytes]], bytes]
 
 def _kinds(content: bytes) -> Sequence[Mutation]:
     if content.startswith(b"\x80"):
-        return (*_OF_BYTES, _run_code, _run_code, _lie, _lie)
+        return (*_OF_BYTES, *[_run_code] * 5, _lie, _lie)
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -242,17 +242,18 @@ def _replaced(
 
 
 def _run_code(content: bytes, rng: Random, _: Sequence[bytes]) -> bytes:
-    """A call of posix.mkdir, right behind a pickle's first bytes or anywhere."""
-    start = 2 if rng.random() < 0.7 else rng.randrange(len(content) + 1)
+    """A call that makes a folder, where one of the pickles in the file begins."""
+    begins = [found.end() for found in re.finditer(rb"\x80[\x02-\x05]", content)]
+    # the first of several is torch's own mark, which tells the format
+    start = rng.choice(begins[1:] or begins or [0])
     return content[:start] + rng.choice(_CALLS) + content[start:]
 
 
 _CALLS = (
     f"cposix\nmkdir\n(V{CANARY}\ntR0".encode(),
     f"cbuiltins\nexec\n(Vimport os; os.mkdir('{CANARY}')\ntR0".encode(),
-    f"ctorch.hub\nload\n(V.\nV{CANARY}_module\ntR0".encode(),
-    f"cpathlib\nPosixPath.mkdir\n(cpathlib\nPosixPath\n(V{CANARY}\ntRtR0".encode(),
     f"(V{CANARY}\niposix\nmkdir\n0".encode(),
+    f"c{CANARY}_module\ntouch\n0".encode(),
 )
 
 _OF_BYTES: tuple[Mutation, ...] = (
