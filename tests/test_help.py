@@ -1,4 +1,4 @@
-"""README and --help say the same: commands, options, choices and defaults; no block of the README is unread."""
+"""README and --help say the same: commands, options, choices, defaults; no README block is left unread."""
 
 from __future__ import annotations
 
