@@ -43,9 +43,12 @@ def name(request):
 def check(name, seeds, stock, server, folder):
     wrong = []
     for seed in seeds:
-        case = run_case(name, seed, stock, server, folder / "case")
-        shutil.rmtree(folder / "case")
-        wrong += [str(case)] if case.wrong else []
+        place = folder / str(seed)
+        case = run_case(name, seed, stock, server, place)
+        if case.wrong:
+            wrong.append(f"{case}\n(the folder with the damaged file: {place})")
+        else:
+            shutil.rmtree(place)
     assert not wrong, "\n\n".join(wrong)
 
 

@@ -1,6 +1,7 @@
 """`PYTHONPATH=tests python -m fuzz FORMAT FIRST [LAST]`: run cases again; what is wrong is printed.
 
-Of a single case the folder is kept, with the file as it was damaged.
+Of a single case the folder is kept, with the file as it was damaged. (Stores tell when they were made, and
+files of torch's older format where tensors lay in memory: they differ in a few bytes from run to run.)
 """
 
 from __future__ import annotations

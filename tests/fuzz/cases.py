@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import os
@@ -52,7 +53,8 @@ class Stock:
         folder = self._folder / name
         if not folder.exists():
             folder.mkdir(parents=True)
-            SUBJECTS[name].make(folder)
+            with contextlib.chdir(folder):  # files that hold their paths are then of one length everywhere
+                SUBJECTS[name].make(Path())
         return folder
 
     def others(self, name: str) -> list[bytes]:
