@@ -21,7 +21,7 @@ from torch import Tensor
 from nrc_probe.lapack import add_gram
 from nrc_probe.pools import blas_has_one_thread
 
-_AHEAD = 2
+_AHEAD = 3
 """Batches that may wait for a lane, or be in it; a caller who has more multiplies them meanwhile."""
 _MOST_LANES = 8
 _ROWS = 2048
@@ -95,7 +95,10 @@ class Lane:
                 self._add_at_once(rows, start, stop, total)
 
     def wait(self) -> None:
-        """Until every product has been added. Raises what went wrong in the thread."""
+        """Until every product has been added, with a hand from the caller. Raises what went wrong."""
+        for one in reversed(self._pending):
+            if one.done.cancel():  # not begun yet, and the only one that goes to its total
+                add_upper_product(one.batch, one.total)
         while self._pending:
             self._take_back()
 
@@ -105,7 +108,8 @@ class Lane:
         memory = _room(self._free.pop() if self._free else None, stop - start, rows)
         batch = _as_batch(memory, stop - start, rows)
         rows.write(start, batch)
-        self._pending.append(_Pending(thread.submit(add_upper_product, batch, total), memory, total))
+        done = thread.submit(add_upper_product, batch, total)
+        self._pending.append(_Pending(done, memory, batch, total))
 
     def _add_at_once(self, rows: Rows, start: int, stop: int, total: Tensor) -> None:
         step = min(_rows_at_once(rows.shift), stop - start)
@@ -124,7 +128,8 @@ class Lane:
 
     def _take_back(self) -> None:
         oldest = self._pending.popleft()
-        oldest.done.result()
+        if not oldest.done.cancelled():
+            oldest.done.result()
         self._free.append(oldest.memory)
 
 
@@ -132,6 +137,7 @@ class Lane:
 class _Pending:
     done: Future[None]
     memory: Tensor
+    batch: Tensor
     total: Tensor
 
 

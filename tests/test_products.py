@@ -144,6 +144,19 @@ def test_a_caller_multiplies_what_a_busy_lane_has_no_room_for():
     assert all(total.any() for _, total in sums)
 
 
+def test_who_waits_makes_the_products_that_the_lane_has_not_begun():
+    thread = Held()
+    lane, sums = Lane(thread), [rows_of(30, 8) for _ in range(products._AHEAD)]
+    for rows, total in sums:
+        lane.add(rows, total)
+    lane.wait()  # the thread is still held
+    for rows, total in sums:
+        again = torch.zeros_like(total)
+        Lane().add(rows, again)
+        assert torch.equal(torch.triu(total), torch.triu(again))
+    thread.go.set()
+
+
 def test_products_of_one_total_are_never_added_out_of_turn():
     thread = Held()
     lane, (rows, total) = Lane(thread), rows_of(30, 8)
