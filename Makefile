@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 
-.PHONY: demo test lint slow bench fixtures clean
+.PHONY: demo test lint slow bench fixtures lowest newest clean
 
 demo: $(DEMO)
 	$(BIN)/nrc-probe analyze fixtures/hopper/wd_1e-3.safetensors
@@ -27,13 +27,25 @@ bench: $(DEMO)
 	$(BIN)/python tests/benchmarks/against_published.py
 	$(BIN)/python tests/benchmarks/batch.py
 	$(BIN)/python tests/benchmarks/dump_throughput.py
+	$(BIN)/python tests/benchmarks/memory.py
 
 fixtures: $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'
 	$(BIN)/python fixtures/recipes/everything.py
 
+# the tests alone, on the oldest and on the newest versions of the packages; plain torch may bring gigabytes
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
+	$(VENV)-lowest/bin/python -m pytest
+
+newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade -e '.[dev]'
+	$(VENV)-newest/bin/python -m pytest
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

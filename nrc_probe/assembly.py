@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, TypeGuard
+from typing import TypedDict, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +20,9 @@ from nrc_probe.dataset import Dataset, Statistics, open_dataset, wrap_dataset
 from nrc_probe.errors import CheckpointError, ConfigError, DataError
 from nrc_probe.factory import is_factory
 from nrc_probe.files import from_home
-from nrc_probe.layers import POOLINGS
-from nrc_probe.moments import PRECISIONS
-from nrc_probe.plain import shortened
-from nrc_probe.result import CheckpointFacts, Settings, Thresholds
+from nrc_probe.result import CheckpointFacts
+from nrc_probe.settings import read_running, read_settings
 from nrc_probe.spec import DataSpec, ModelSpec, columns_text
-
-_MOST = 2**31 - 1
-"""Nothing that is counted here exceeds it."""
-_MOST_THREADS = 1024
 
 
 class SharedOptions(TypedDict, total=False):
@@ -96,15 +89,6 @@ class Options(SharedOptions, total=False):
     """Globs on layer names to leave out."""
 
 
-@dataclass(frozen=True)
-class Running:
-    """How to run; no score depends on it."""
-
-    device: torch.device
-    batch_size: int | None
-    threads: int | None
-
-
 @dataclass(frozen=True, eq=False)
 class Subject:
     """The network under study, where it came from, and what was said about the run."""
@@ -140,9 +124,10 @@ def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: obj
 def open_checkpoint(path: Path, options: Options, data: object = None) -> tuple[Checkpoint, Config]:
     """A checkpoint file, and all that options, nrc-probe.toml and its own metadata say of it."""
     config = read_request(path, options, data)
+    key = config.score.get("state_key")
     loaded = load_checkpoint(
         path,
-        state_key=_text(config.score.get("state_key")),
+        state_key=None if key is None else str(key),
         unsafe_pickle=options.get("unsafe_pickle", False),
     )
     return loaded, overlay(config, read_metadata(loaded, trusted=options.get("allow_code", False)))
@@ -192,32 +177,6 @@ def open_data_sets(config: Config, data: object, heldout: object) -> tuple[Datas
     if heldout is None and spec is None and _says_anything(config.heldout):
         raise ConfigError("[heldout] names no data: give it a path, or --heldout FILE, or leave it out")
     return training, _open(spec, heldout, training.statistics) if spec else None
-
-
-def read_settings(config: Config) -> Settings:
-    """The options that scores depend on, defaults filled in. Raises ConfigError."""
-    said: dict[str, Any] = dict(config.score)
-    return Settings(
-        rank=_rank(said.get("rank", "target")),
-        rcond=_rcond(said.get("rcond", 1e-3)),
-        pooling=_choice("pooling", said.get("pooling", "mean"), POOLINGS),
-        precision=_choice("precision", said.get("precision", "exact"), PRECISIONS),
-        thresholds=_thresholds(said.get("thresholds", {})),
-        layers=_globs(said.get("layers", ())),
-        exclude=_globs(said.get("exclude", ())),
-        max_width=_positive("max_width", said.get("max_width", 8192)),
-        limit=_positive("limit", said["limit"]) if "limit" in said else None,
-    )
-
-
-def read_running(config: Config) -> Running:
-    """How to run: device, batch size, threads. Raises ConfigError for what is not there."""
-    said: dict[str, Any] = dict(config.score)
-    return Running(
-        device=_device(said.get("device", "auto")),
-        batch_size=_positive("batch_size", said["batch_size"]) if "batch_size" in said else None,
-        threads=_positive("threads", said["threads"], _MOST_THREADS) if "threads" in said else None,
-    )
 
 
 # ---------------------------------------------------------------------------------- who said what
@@ -356,70 +315,3 @@ def _is_plain(value: object) -> TypeGuard[Tensor]:
     if not isinstance(value, Tensor) or is_lazy(value) or value.is_nested:
         return False
     return value.layout == torch.strided and (value.itemsize > 1 or not value.is_floating_point())
-
-
-# --------------------------------------------------------------------------------- single settings
-
-
-def _rank(value: Any) -> int | str:
-    if value in ("target", "auto"):
-        return str(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-        shown = shortened(repr(value))
-        raise ConfigError(f"rank must be 'target', 'auto' or an integer from 1 to {_MOST}, got {shown}")
-    return value
-
-
-def _rcond(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-        raise ConfigError(f"rcond must be a number from 0 to below 1, got {value!r}")
-    return float(value)
-
-
-def _thresholds(values: Mapping[str, Any]) -> Thresholds:
-    known = ", ".join(Thresholds.__dataclass_fields__)
-    for name, value in values.items():
-        if name not in Thresholds.__dataclass_fields__:
-            raise ConfigError(f"threshold '{name}' is unknown; there are: {known}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise ConfigError(f"threshold {name} must be a number, got {value!r}")
-    return Thresholds(**{name: float(value) for name, value in values.items()})
-
-
-def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
-    return str(value)
-
-
-def _positive(name: str, value: Any, most: int = _MOST) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ConfigError(f"{name} must be an integer from 1 to {most}, got {shortened(repr(value))}")
-    return value
-
-
-def _globs(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _device(name: Any) -> torch.device:
-    present = {
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-        "cpu": 1,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, count in present.items() if count))
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device {name!r} is unknown; there are: auto, cuda, mps, cpu") from error
-    if (device.index or 0) >= present.get(device.type, 0):
-        here = ", ".join(f"{count} {kind}" for kind, count in present.items() if count)
-        raise ConfigError(f"device '{name}' is not available; here there is: {here}")
-    return device

@@ -15,12 +15,9 @@ from torch.nn.parameter import is_lazy
 
 from nrc_probe.assembly import (
     Options,
-    Running,
     Subject,
     open_data,
     open_subject,
-    read_running,
-    read_settings,
 )
 from nrc_probe.dataset import Dataset
 from nrc_probe.errors import OutputError
@@ -49,6 +46,7 @@ from nrc_probe.recording import (
 )
 from nrc_probe.result import LayerFacts, Layers, ModelFacts, Result, Settings
 from nrc_probe.scoring import DataSource, Facts, Reader, provenance_since, reader_of, score_passes
+from nrc_probe.settings import Running, read_running, read_settings
 from nrc_probe.spectra import weight_spectrum
 from nrc_probe.store.contents import Contents, info
 from nrc_probe.store.story import Form, Run, Story

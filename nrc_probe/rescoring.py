@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from nrc_probe.assembly import read_settings
 from nrc_probe.checking import check_known
 from nrc_probe.config import Config
 from nrc_probe.dataset.readers import READERS
@@ -20,6 +19,7 @@ from nrc_probe.layers import Skipped, choose_layers
 from nrc_probe.recording import checked_output, save_sums
 from nrc_probe.result import CheckpointFacts, ModelFacts, Result, Settings
 from nrc_probe.scoring import DataSource, Facts, Reader, provenance_since, score_passes
+from nrc_probe.settings import read_settings
 from nrc_probe.store.contents import Contents, info
 from nrc_probe.store.layout import readable
 from nrc_probe.store.merging import merge_stores

@@ -10,9 +10,10 @@ import torch
 from runs import save_data, save_network, small_network
 
 from nrc_probe import analyze, save_checkpoint
-from nrc_probe.assembly import Options, open_data, open_subject, read_running, read_settings
+from nrc_probe.assembly import Options, open_data, open_subject
 from nrc_probe.config import Config
 from nrc_probe.errors import CodeRefusedError, ConfigError, DataError, ProbeError
+from nrc_probe.settings import read_running, read_settings
 
 FACTORY = """
 import torch

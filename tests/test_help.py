@@ -11,9 +11,9 @@ import click
 import pytest
 
 import nrc_probe
-from nrc_probe.assembly import read_settings
 from nrc_probe.cli import cli
 from nrc_probe.config import Config
+from nrc_probe.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 import nrc_probe
 from nrc_probe import batch, init, probe, rescoring
-from nrc_probe.assembly import Options, SharedOptions, open_subject, read_running, read_settings
+from nrc_probe.assembly import Options, SharedOptions, open_subject
 from nrc_probe.cli import cli
 from nrc_probe.config import read_config
 from nrc_probe.result import Settings
+from nrc_probe.settings import read_running, read_settings
 
 OPTIONS = set(Options.__annotations__)
 SCRIPT_ONLY = {"outputs", "json_path", "csv_path", "html_path", "figure_paths", "kind", "quiet"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from nrc_probe.architecture import Network, build_network, refill
-from nrc_probe.assembly import Options, open_checkpoint, open_data_sets, read_settings, subject_of
+from nrc_probe.assembly import Options, open_checkpoint, open_data_sets, subject_of
 from nrc_probe.checkpoint import Checkpoint
 from nrc_probe.config import Config
 from nrc_probe.dataset import Dataset, bytes_in_memory, keep_rows
@@ -19,6 +19,7 @@ from nrc_probe.errors import OutputError
 from nrc_probe.files import from_home
 from nrc_probe.probe import analyze_subject
 from nrc_probe.result import Result
+from nrc_probe.settings import read_settings
 from nrc_probe.spec import DataSpec, ModelSpec
 from nrc_probe.sweep import claims, ledger
 from nrc_probe.sweep.outcome import FAILED, SCORED, TAKEN, TO_DO, UNCHANGED, Outcome, glance_at
