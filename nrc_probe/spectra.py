@@ -84,7 +84,8 @@ def scaled(values: Tensor) -> tuple[Tensor, int]:
 
 def spectrum(matrix: Tensor) -> Spectrum:
     """Eigendecomposition of a symmetric (d, d) float64 matrix, largest first."""
-    values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
+    driver = "evd" if len(matrix) > 1 else "ev"  # scipy before 1.12 asks evd for too little memory at 1
+    values, vectors = scipy.linalg.eigh(matrix.numpy(), driver=driver, check_finite=False)
     return Spectrum(_descending(values), vectors)
 
 
