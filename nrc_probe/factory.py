@@ -11,6 +11,9 @@ from pathlib import Path
 
 from nrc_probe.errors import CodeRefusedError, ConfigError
 
+_found_in: dict[str, Path] = {}
+"""Modules that were imported from a factory's own folder, and which: another folder may have others of
+the same names."""
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -22,7 +25,7 @@ def is_factory(reference: str) -> bool:
 def load_factory(reference: str, *, trusted: bool, folder: Path | None) -> Callable[..., object]:
     """The function that `reference` names, imported from the Python path, the current folder or `folder`.
 
-    Raises CodeRefusedError unless `trusted`; ConfigError where there is no such function.
+    Modules of the same name in different folders are different modules. Raises CodeRefusedError unless `trusted`; ConfigError where there is no such function.
     """
     if not trusted:
         raise CodeRefusedError(
@@ -30,7 +33,7 @@ def load_factory(reference: str, *, trusted: bool, folder: Path | None) -> Calla
             "name it yourself as an option, or add --allow-code"
         )
     module_name, _, name = reference.partition(":")
-    with _import_path([Path.cwd(), *([folder] if folder else [])]):
+    with _import_path([Path.cwd(), *([folder] if folder else [])]), _own_modules(folder):
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:  # the user's module may fail in any way: name it and go on
@@ -53,3 +56,20 @@ def _import_path(folders: list[Path]) -> Iterator[None]:
     finally:
         for entry in added:
             sys.path.remove(entry)
+
+
+@contextmanager
+def _own_modules(folder: Path | None) -> Iterator[None]:
+    """Forget what earlier factories imported from folders of theirs; mind what comes from `folder` now."""
+    place = folder.resolve() if folder else None
+    for name in [name for name, other in _found_in.items() if other != place]:
+        sys.modules.pop(name, None)
+        del _found_in[name]
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in sys.modules.keys() - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if place and file and Path(file).resolve().is_relative_to(place):
+                _found_in[name] = place
