@@ -149,9 +149,13 @@ def check_request(options: Options) -> None:
 
 
 def data_files(config: Config) -> list[Path]:
-    """The paths that `config` names as data, whether they are there or not."""
-    specs = (config.data, config.heldout)
-    return [(spec.folder or Path()) / from_home(spec.path) for spec in specs if spec.path]
+    """The paths that `config` names as data or as their statistics, whether they are there or not."""
+    return [
+        (spec.folder or Path()) / from_home(named)
+        for spec in (config.data, config.heldout)
+        for named in (spec.path, spec.standardize)
+        if named and isinstance(named, str)
+    ]
 
 
 def subject_of(loaded: Checkpoint, network: Network, config: Config) -> Subject:

@@ -25,7 +25,8 @@ def is_factory(reference: str) -> bool:
 def load_factory(reference: str, *, trusted: bool, folder: Path | None) -> Callable[..., object]:
     """The function that `reference` names, imported from the Python path, the current folder or `folder`.
 
-    Modules of the same name in different folders are different modules. Raises CodeRefusedError unless `trusted`; ConfigError where there is no such function.
+    Modules of the same name in different folders are different modules.
+    Raises CodeRefusedError unless `trusted`; ConfigError where there is no such function.
     """
     if not trusted:
         raise CodeRefusedError(

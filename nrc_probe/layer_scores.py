@@ -22,6 +22,7 @@ from nrc_probe.metrics import (
     principal_cosines,
     random_alignment,
     ratio,
+    resolution_of,
     signal_alignment,
     stable_rank,
     stable_rank_of_squares,
@@ -77,7 +78,7 @@ def score_layer(
     if rank < 1:
         raise RankError(f"rank must be at least 1, got {rank}")
     r = min(rank, moments.width)
-    features, T = without_rounding(moments, spectra.centred)
+    features, T = without_rounding(moments, spectra.centred, resolution_of(weight))
     W = weight_spectrum(weight, r) if weight is not None else _no_weight(moments.width)
     C, t = moments.cross_covariance, moments.target_dim
     nrc4, nrc4_rank = linear_error(moments, features, rcond)

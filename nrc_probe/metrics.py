@@ -19,8 +19,10 @@ from nrc_probe.errors import RankError
 from nrc_probe.moments import Moments
 from nrc_probe.spectra import Spectrum, scaled
 
-_CONSTANT = (64 * torch.finfo(torch.float64).eps) ** 2
-"""A variance below this share of the squared mean is rounding of a constant, not variation."""
+_FLOAT64 = 64 * torch.finfo(torch.float64).eps
+"""A deviation below this share of the mean is rounding of a constant, not variation."""
+_FLOAT32 = 4 * torch.finfo(torch.float32).eps
+"""The same of what float32 computed: a constant comes out otherwise where a batch has other rows."""
 _TARGET_SHARE = 0.99
 """Share of the target variance that the target rank must hold."""
 
@@ -138,13 +140,16 @@ class LinearProbe:
         return max(0.0, float(spread + offset @ offset)) / moments.target_dim
 
 
-def fit_linear_probe(moments: Moments, features: Spectrum, rcond: float) -> LinearProbe:
+def fit_linear_probe(
+    moments: Moments, features: Spectrum, rcond: float, resolution: float = _FLOAT64
+) -> LinearProbe:
     """Minimum-norm least squares with an intercept; directions below `rcond` of the largest are dropped.
 
     features: spectrum of the feature covariance of `moments`; `rcond` compares singular values of the
-    features, so it is squared on their variances. Source: Rangamani & Unal 2026, NRC4.
+    features, so it is squared on their variances. resolution: as for `without_rounding`.
+    Source: Rangamani & Unal 2026, NRC4.
     """
-    features, _ = without_rounding(moments, features)
+    features, _ = without_rounding(moments, features, resolution)
     P, rank = _truncated_solution(features, moments.cross_covariance, rcond)
     return LinearProbe(P, moments.mean_y - moments.mean_h @ P, rank)
 
@@ -165,9 +170,9 @@ def linear_error_without_intercept(moments: Moments, uncentred: Spectrum, rcond:
     uncentred: spectrum of the uncentred second moment of the features of `moments`.
     """
     h, y = moments.mean_h, moments.mean_y
-    explained, _ = _explained(uncentred, moments.cross_covariance + torch.outer(h, y), rcond)
-    total = float(moments.target_covariance.trace() + y @ y)
-    return max(0.0, total - explained) / moments.target_dim
+    P, rank = _truncated_solution(uncentred, moments.cross_covariance + torch.outer(h, y), rcond)
+    # Not the total less what is explained: large means of the targets would drown the difference.
+    return LinearProbe(P, torch.zeros_like(y), rank).error(moments)
 
 
 def _kept(features: Spectrum, rcond: float) -> int:
@@ -231,25 +236,28 @@ def target_rank(variances: Tensor) -> int | None:
 # ------------------------------------------------------------------------ rounding is no variation
 
 
-def features_vary(moments: Moments) -> bool:
-    """Whether the features have more variance than rounding of their mean."""
-    return _vary(moments.feature_covariance, moments.mean_h)
+def resolution_of(weight: Tensor | None) -> float:
+    """Relative size of rounding in the features that `weight` reads: its type is what computed them."""
+    return _FLOAT64 if weight is None or weight.dtype == torch.float64 else _FLOAT32
 
 
 def targets_vary(moments: Moments) -> bool:
-    """Whether the targets have more variance than rounding of their mean."""
-    return _vary(moments.target_covariance, moments.mean_y)
+    """Whether any target deviates by more than rounding of its mean."""
+    return _vary(moments.target_covariance, moments.mean_y, _FLOAT64)
 
 
-def _vary(covariance: Tensor, mean: Tensor) -> bool:
-    mean, k = scaled(mean)
-    return _times_power(float(covariance.trace()), -2 * k) > _CONSTANT * float(mean.square().sum())
+def _vary(covariance: Tensor, mean: Tensor, resolution: float) -> bool:
+    deviations = covariance.diagonal().clamp(min=0).sqrt()
+    return bool((deviations > resolution * mean.abs()).any())
 
 
-def without_rounding(moments: Moments, features: Spectrum) -> tuple[Spectrum, Tensor]:
-    """Features and target covariance, exactly 0 where they only hold the rounding of a constant."""
+def without_rounding(moments: Moments, features: Spectrum, resolution: float) -> tuple[Spectrum, Tensor]:
+    """Features and target covariance, exactly 0 where they only hold the rounding of a constant.
+
+    resolution: by `resolution_of` the weight that reads the features.
+    """
     T = moments.target_covariance
-    if not features_vary(moments):
+    if not _vary(moments.feature_covariance, moments.mean_h, resolution):
         features = replace(features, values=torch.zeros_like(features.values))
     return features, T if targets_vary(moments) else torch.zeros_like(T)
 

@@ -22,6 +22,7 @@ from nrc_probe.layer_scores import LayerScores, score_layer
 from nrc_probe.layers import Layer, Skipped, unmatched, weight_matrix
 from nrc_probe.metrics import (
     fit_linear_probe,
+    resolution_of,
     stable_rank_of_squares,
     target_rank,
     targets_vary,
@@ -172,7 +173,7 @@ def _score_layers(
         scores = score_layer(moments, spectra, fitting, rank, settings.rcond)
         return _ScoredLayer(
             _layer_result(index, by_name[name], moments, scores, watched, settings),
-            _on_heldout(name, moments, spectra.centred, again, settings.rcond),
+            _on_heldout(name, moments, spectra.centred, again, settings.rcond, resolution_of(fitting)),
             last_layer_2024(moments, spectra.centred, fitting)
             if name == last and fitting is not None
             else None,
@@ -204,11 +205,12 @@ def _layers_together(layers: Iterable[Moments], threads: int) -> int:
 
 
 def _on_heldout(
-    name: str, moments: Moments, features: Spectrum, again: Pass | None, rcond: float
+    name: str, moments: Moments, features: Spectrum, again: Pass | None, rcond: float, resolution: float
 ) -> HeldoutLayer | None:
     if again is None or name not in again.moments:
         return None
-    return HeldoutLayer(name, fit_linear_probe(moments, features, rcond).error(again.moments[name]))
+    probe = fit_linear_probe(moments, features, rcond, resolution)
+    return HeldoutLayer(name, probe.error(again.moments[name]))
 
 
 def _signal_rank(asked: int | str, residuals: Moments) -> int:

@@ -16,6 +16,8 @@ from nrc_probe.lapack import Matrix
 
 _SMALL = 128
 """Up to this size a whole decomposition costs nothing worth saving."""
+_IN_SQUARES = 1e-4
+"""Singular values below this share of the largest lose too many digits when they are squared."""
 _SMALLEST_POWER = -1000
 """The other way its inverse would overflow."""
 
@@ -184,11 +186,14 @@ def weight_spectrum(weight: Tensor, rank: int) -> WeightSpectrum:
     scale = float(W.abs().max()) or 1.0
     W = W / scale  # so that no square overflows
     small = min(W.shape)
-    if small <= max(_SMALL, rank):
+    whole = small <= max(_SMALL, rank)
+    if not whole:
+        values, directions = _leading_of_gram(W.numpy(), min(rank + 1, small))
+        # of float32 weights such values are rounding anyway
+        whole = weight.dtype == torch.float64 and bool(values[-1] <= _IN_SQUARES * values[0])
+    if whole:
         _, values, right = torch.linalg.svd(W, full_matrices=False)
         directions = right.T
-    else:
-        values, directions = _leading_of_gram(W.numpy(), min(rank + 1, small))
     return WeightSpectrum(
         values=values * scale,
         directions=directions,

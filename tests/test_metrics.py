@@ -434,3 +434,51 @@ def test_the_scale_of_a_weight_never_overflows(shape, scale):
     assert scaled.stable_rank == pytest.approx(plain.stable_rank, rel=1e-9)
     assert scaled.values.numpy() / scale == pytest.approx(plain.values.numpy(), rel=1e-9)
     assert scaled.rank == plain.rank
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e6, 1e9])
+def test_the_probe_without_intercept_keeps_its_digits_at_any_mean_of_the_targets(mean):
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((2000, 6))
+    H[:, 5] = 1 + 1e-2 * H[:, 5]  # what takes the mean
+    Y = H[:, :2] * 0.5 + 0.17 * rng.standard_normal((2000, 2))
+    want = oracles.nrc4_no_intercept(H, Y + mean, 1e-9)
+    got = score(H, Y + mean, np.eye(6), 2, rcond=1e-9).nrc4_no_intercept
+    assert got == pytest.approx(want, rel=1e-4)
+    assert got > 0.02
+
+
+def test_one_huge_constant_column_does_not_hide_that_others_vary():
+    rng = np.random.default_rng(0)
+    H, Y = rng.standard_normal((500, 5)), rng.standard_normal((500, 3))
+    H[:, 4], Y[:, 2] = 1e20, 1e17
+    got = score(H, Y, np.eye(5), 3)
+    assert got.nrc1 == pytest.approx(oracles.nrc1(H[:, :4], 3), rel=1e-6)
+    assert 0 < got.nrc2 < 0.05
+
+
+def test_a_constant_that_float32_computed_in_two_ways_is_a_constant():
+    H = np.full((2049, 4), 0.3)
+    H[2048] *= 1 + 2**-23
+    Y = np.random.default_rng(0).standard_normal((2049, 2))
+    narrow, wide = (
+        score_layer(moments_of(H, Y), spectra_of(moments_of(H, Y)), torch.eye(4, dtype=kind), 2, RCOND)
+        for kind in (torch.float32, torch.float64)
+    )
+    assert narrow.notes[0].startswith("features do not vary")
+    assert narrow.nrc4_rank == 0
+    assert wide.nrc1 < 1e-6
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-12, 1e-9, 1e-7])
+@pytest.mark.parametrize("width", [100, 200])
+def test_small_singular_values_of_float64_weights_are_told_from_rounding_at_any_width(width, small):
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.standard_normal((width, width)))[0] for _ in "UV")
+    values = np.zeros(width)
+    values[:3] = 1, small, small / 3
+    got = weight_spectrum(torch.from_numpy(U * values @ V.T), 2)
+    assert got.rank == (3 if small > 1e-10 else got.rank if small else 1)
+    if small > 1e-10:
+        np.testing.assert_allclose(got.values[:3], values[:3], rtol=1e-5)
+        assert abs(V[:, 1] @ got.directions[:, 1].numpy()) == pytest.approx(1, abs=1e-5)

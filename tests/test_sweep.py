@@ -273,6 +273,16 @@ def test_a_file_of_statistics_counts_by_what_it_says(folder: Path) -> None:
     assert done() == ["scored"]
 
 
+def test_a_file_of_statistics_among_the_checkpoints_is_none(folder: Path) -> None:
+    scales = {"x_mean": torch.zeros(5), "x_std": torch.ones(5)}
+    torch.save(scales, folder / "runs" / "wd_0" / "scales.pt")
+    (folder / "runs" / "nrc-probe.toml").write_text(
+        '[data]\npath = "data.npz"\nstandardize = "wd_0/scales.pt"\n'
+    )
+    sweep = batch_of("runs", "out", include=["wd_0/*"])
+    assert states(sweep) == ["scored"] * 3
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "other"}', '{"ledger": {"fingerprint": "x"}}'])
 def test_a_damaged_result_is_made_again(damage: str) -> None:
