@@ -186,7 +186,7 @@ def _decoded(path: Path, folder: str, expected: tuple[int, int] | None) -> np.nd
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"{place}: reading images needs pillow: pip install 'nrc-probe[vision]'") from error
+        raise DataError(f"{place}: reading images needs pillow: pip install pillow") from error
     with _no_bombs(Image.DecompressionBombWarning), reading(place, "image"), Image.open(path) as image:
         if expected not in (None, (image.height, image.width)):
             assert expected is not None
