@@ -338,10 +338,6 @@ def _data_source(dataset: Dataset) -> DataSource:
     )
 
 
-def _reader(layer: Layer) -> Reader:
-    return Reader(layer.name, layer.type, layer.out, layer.is_linear, partial(weight_matrix, layer))
-
-
 def _layer_facts(layer: Layer) -> LayerFacts:
     weight = weight_matrix(layer)
     spectrum_of_weight = weight_spectrum(weight, min(weight.shape))
