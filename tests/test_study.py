@@ -253,6 +253,21 @@ def test_results_differ_in_fields_of_every_kind() -> None:
     assert varying([one, other]) == ["data.n", "thresholds.nrc1", "exclude"]
 
 
+def test_an_undefined_value_is_unknown_and_keeps_its_numbers() -> None:
+    data = a_result().data
+    results = [
+        at_epoch(1, [nrc1], folder=f"{k}", data=replace(data, target_stable_rank=rank))
+        for k, (nrc1, rank) in enumerate([(0.3, math.nan), (0.5, 1.5), (0.4, math.nan)])
+    ]
+    comparison = compare(study(*results), "target_stable_rank")
+    assert comparison.values == (1.5, None)
+    assert numbers(comparison.groups[1], "fc1", "nrc1") == [0.3, 0.4]
+    assert caution(study(results[0], results[2]), "target_stable_rank") == (
+        "target stable rank is not known of any of the results that are set side by side; "
+        "nothing recorded differs"
+    )
+
+
 def test_an_unknown_value_stands_last() -> None:
     results = [at_epoch(1, [0.5], decay=decay, folder=f"{decay}") for decay in (None, 10.0, 9e-5)]
     assert compare(study(*results), "weight_decay").values == (9e-5, 10.0, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
@@ -33,10 +34,12 @@ def find_field(result: Result, name: str) -> str:
 
 
 def reader(full_name: str) -> Callable[[Result], Value]:
-    """A function that reads the field from a result."""
+    """A function that reads the field from a result; None where it is not recorded, or undefined."""
 
     def read(result: Result) -> Value:
         place = _at(_recorded(result), full_name)
+        if isinstance(place, float) and math.isnan(place):
+            return None  # nan equals nothing: results that share it would not be found together
         return place if place is None or isinstance(place, str | int | float | bool) else _text(place)
 
     return read
