@@ -215,6 +215,16 @@ def test_what_failed_is_counted_and_named_with_its_reason() -> None:
     assert "could not be read (1)" in lines
 
 
+def test_a_mark_side_by_side_says_that_all_results_scored_the_layer_and_meet_it() -> None:
+    results = [at_epoch(1, nrc1, folder=f"{k}") for k, nrc1 in enumerate([(0.1, 0.1), (0.15,)])]
+    lines = printed(study(*results), by="weight_decay")
+    first, second = (line.split() for line in block(lines[lines.index("by weight decay") :], " layer")[2:4])
+    assert first[:3] == ["fc1", "0.125", "✓"]
+    assert second[:3] == ["fc2", "0.100", "·"]
+    foot = " ".join(lines).split("medians of several results ")[1]
+    assert foot.startswith("(2 at 0.001); a mark says that all of them scored the layer and meet it")
+
+
 # -------------------------------------------------------------------------------------- in words
 
 
@@ -300,7 +310,13 @@ def test_the_layer_where_weight_decay_matters_most_is_named_with_its_numbers() -
 def test_runs_that_disagree_among_themselves_do_not_separate_weight_decays() -> None:
     results = [at_epoch(1, [x], decay=d, folder=f"{x}{d}") for d in (0.0, 0.1) for x in (0.1, 0.9)]
     text = findings(study(*results))[-1]
-    assert "Weight decay (0, 0.1) does not separate the runs" in text
+    assert "Weight decay (0, 0.1) does not separate the runs: no layer meets a condition in all" in text
+
+
+def test_a_layer_that_one_of_the_runs_lacks_does_not_separate_weight_decays() -> None:
+    numbers = [(0.0, (0.9, 0.9)), (0.1, (0.9, 0.1)), (0.1, (0.9,))]
+    results = [at_epoch(1, x, decay=d, folder=f"{k}") for k, (d, x) in enumerate(numbers)]
+    assert "does not separate the runs" in findings(study(*results))[-1]
 
 
 def test_one_weight_decay_is_not_compared() -> None:

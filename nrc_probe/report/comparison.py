@@ -82,6 +82,12 @@ def layers_named(group: Sequence[Result], name: str) -> list[LayerResult]:
     return [layer for result in group for layer in result.layers if layer.name == name]
 
 
+def all_meet(group: Sequence[Result], name: str, condition: str) -> bool:
+    """Whether each of the results scored the layer and meets the condition there."""
+    layers = layers_named(group, name)
+    return len(layers) == len(group) > 0 and all(layer.conditions[condition] for layer in layers)
+
+
 def comparison_lines(comparison: Comparison, page: Page) -> Iterator[Text]:
     """A block a number, a column a value; medians where several results share a value."""
     names = layer_names(result for group in comparison.groups for result in group)
@@ -97,7 +103,8 @@ def comparison_lines(comparison: Comparison, page: Page) -> Iterator[Text]:
     if max(counts) > 1:
         each = ", ".join(f"{n} at {text_of(v)}" for n, v in zip(counts, comparison.values, strict=True))
         yield Text()
-        yield from wrapped(f"medians of several results ({each}); a mark says that all of them meet it", page)
+        marked = "a mark says that all of them scored the layer and meet it"
+        yield from wrapped(f"medians of several results ({each}); {marked}", page)
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[slice]:
@@ -137,7 +144,7 @@ def _cell(group: Sequence[Result], name: str, field: str, condition: str | None)
     if condition is None:
         return Text(text)
     layers = layers_named(group, name)
-    met = bool(shown) and all(layer.conditions[condition] for layer in layers)
+    met = all_meet(group, name, condition)
     undecided = any(condition in layer.undecided for layer in layers)
     mark = " " if not shown else "?" if undecided else "✓" if met else "·"
     return Text(f"{text} {mark}", style="cyan" if met else "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import dropwhile, takewhile
 from statistics import median
 
-from nrc_probe.report.comparison import Comparison, compare, layers_named, numbers
+from nrc_probe.report.comparison import Comparison, all_meet, compare, layers_named, numbers
 from nrc_probe.report.fields import Value, text_of
 from nrc_probe.report.onset import (
     NOT_SETTLED,
@@ -148,15 +148,21 @@ def _separation(comparison: Comparison) -> Iterator[str]:
         where = "; ".join(f"{title} in {_some(layers)}" for title, layers in parted.items() if layers)
         yield f"{subject} separates the runs, by conditions met at some values only: {where}."
     else:
-        yield f"{subject} does not separate the runs: each layer meets the same conditions at every value."
+        yield (
+            f"{subject} does not separate the runs: no layer meets a condition in all runs of one value "
+            "and in none of another."
+        )
     yield from _widest(groups, names)
     yield from _errors(groups)
 
 
 def _parts(groups: Sequence[tuple[Value, Sequence[Result]]], name: str, condition: str) -> bool:
-    """Whether all results of one value meet a condition in a layer and all of another do not."""
+    """Whether all results of one value meet a condition in a layer and all of another do not.
+
+    A value with no result that scored the layer counts as neither.
+    """
     met = [[layer.conditions[condition] for layer in layers_named(group, name)] for _, group in groups]
-    return any(all(m) for m in met if m) and any(not any(m) for m in met if m)
+    return any(all_meet(group, name, condition) for _, group in groups) and any(not any(m) for m in met if m)
 
 
 def _widest(groups: Sequence[tuple[Value, Sequence[Result]]], names: Sequence[str]) -> Iterator[str]:
