@@ -12,7 +12,8 @@ from runs import a_layer, a_result, held_out
 from torch import nn
 
 import nrc_probe
-from nrc_probe.report.study import Found, Study, group_runs
+from nrc_probe.report.study import Study, group_runs
+from nrc_probe.report.trainings import Found
 from nrc_probe.result import CheckpointFacts, Result
 
 LAYERS = ("fc1", "fc2", "fc3")

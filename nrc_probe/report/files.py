@@ -12,7 +12,8 @@ from pathlib import Path
 from nrc_probe.discovery import natural
 from nrc_probe.errors import ConfigError, DataError, ProbeError
 from nrc_probe.files import FILE, from_home, kind_of
-from nrc_probe.report.study import Broken, Found, Study, group_runs, with_thresholds
+from nrc_probe.report.study import Broken, Study, group_runs, with_thresholds
+from nrc_probe.report.trainings import Found
 from nrc_probe.result import SCHEMA, Result, Thresholds
 
 _FAILED = ".failed.json"

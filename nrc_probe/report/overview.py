@@ -14,13 +14,14 @@ from nrc_probe.report.fields import find_field
 from nrc_probe.report.findings import findings
 from nrc_probe.report.grid import Page, significant
 from nrc_probe.report.onset import SETTLED_WITHIN, check_within
+from nrc_probe.report.repeats import repeats
 from nrc_probe.report.strips import legend_lines, strip_lines
 from nrc_probe.report.study import Broken, Run, Study
 from nrc_probe.report.terminal import standard_output
 from nrc_probe.result import Result
 
 _NAMED = 10
-"""How many broken files are named; the others are counted."""
+"""How many lines such as those on broken files are shown; the others are counted."""
 
 
 def print_study(
@@ -52,6 +53,7 @@ def unsaid(study: Study, by: str | None = None) -> Iterator[str]:
     """
     if by is not None and (words := caution(study, by)):
         yield words
+    yield from repeats(study)
     yield from (f"could not be read: {file.path}: {file.reason}" for file in study.unread)
 
 
@@ -76,8 +78,9 @@ def _lines(study: Study, page: Page, by: str | None, within: float) -> Iterator[
         if words := caution(study, by):
             yield from wrapped(words, page)
         yield from comparison_lines(comparison, page)
-    yield from _broken("could not be scored", study.failed, page)
-    yield from _broken("could not be read", study.unread, page)
+    yield from _listed("repeated or mixed", list(repeats(study)), page)
+    yield from _listed("could not be scored", _reasons(study.failed), page)
+    yield from _listed("could not be read", _reasons(study.unread), page)
     for sentence in findings(study, within):
         yield Text()
         for line in wrapped(sentence, page):
@@ -94,6 +97,7 @@ def _headed(text: str, page: Page) -> Iterator[Text]:
 def _counts(study: Study) -> str:
     checkpoints, runs = len(study.results), len(study.runs)
     others = (
+        (sum(len(run.copies) for run in study.runs), "repeated"),
         (len(study.failed), "failed"),
         (len(study.unread), "unreadable"),
         (study.others, "of another kind left out"),
@@ -182,12 +186,16 @@ def _first(result: Result) -> str:
     return result.first_collapsed_layer or "-"
 
 
-def _broken(title: str, files: Sequence[Broken], page: Page) -> Iterator[Text]:
-    if not files:
+def _reasons(files: Sequence[Broken]) -> list[str]:
+    return [f"{file.path}: {file.reason}" for file in files]
+
+
+def _listed(title: str, lines: Sequence[str], page: Page) -> Iterator[Text]:
+    if not lines:
         return
     yield Text()
-    yield from _headed(f"{title} ({len(files)})", page)
-    for file in files[:_NAMED]:
-        yield from wrapped(f"{file.path}: {file.reason}", page, "  - ")
-    if len(files) > _NAMED:
-        yield Text(f"  - and {len(files) - _NAMED} more")
+    yield from _headed(f"{title} ({len(lines)})", page)
+    for line in lines[:_NAMED]:
+        yield from wrapped(line, page, "  - ")
+    if len(lines) > _NAMED:
+        yield Text(f"  - and {len(lines) - _NAMED} more")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from nrc_probe.discovery import natural
 from nrc_probe.plain import printable
+from nrc_probe.report.trainings import Copy, Found, Training, trainings
 from nrc_probe.result import LayerResult, Result, Thresholds, conditions_met
 
 
@@ -18,19 +17,6 @@ class Broken:
 
     path: str
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A result and the file it came from; None where it was never in one."""
-
-    result: Result
-    source: Path | None = None
-
-    @property
-    def place(self) -> PurePath:
-        """The checkpoint's path, else the result file's."""
-        return PurePath(self.result.checkpoint.path or self.source or "module")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +33,8 @@ class Run:
     clock: str
     """What `times` counts: "epoch", "step", or "checkpoint" where neither is known."""
     times: tuple[int, ...]
+    copies: tuple[Copy, ...] = ()
+    """What was left out, since another file says the same of the same checkpoint."""
 
     @property
     def final(self) -> Result:
@@ -85,12 +73,9 @@ class Study:
 
 def group_runs(found: Iterable[Found]) -> tuple[Run, ...]:
     """The runs, in natural order of their folders and weight decays; checkpoints by epoch, else by name."""
-    ordered = sorted(found, key=lambda item: (_order(item), natural(item.place)))
-    groups: dict[tuple[object, ...], list[Found]] = {}
-    for item in ordered:
-        groups.setdefault(_kinship(item), []).append(item)
-    names = _names([members[0] for members in groups.values()])
-    return tuple(_run(name, members) for name, members in zip(names, groups.values(), strict=True))
+    groups = trainings(found)
+    names = _names([training.members[0] for training in groups])
+    return tuple(_run(name, training) for name, training in zip(names, groups, strict=True))
 
 
 def study_of(results: Result | Sequence[Result] | Study) -> Study:
@@ -120,27 +105,11 @@ def _judged(layer: LayerResult, at: Thresholds) -> dict[str, bool]:
     return conditions_met(layer.nrc1, layer.nrc2, layer.nrc3, layer.nrc4_ratio, at, layer.undecided)
 
 
-def _order(item: Found) -> tuple[object, ...]:
-    decay = item.result.checkpoint.weight_decay
-    return (natural(item.place.parent), math.inf if decay is None else decay)
-
-
-def _kinship(item: Found) -> tuple[object, ...]:
-    """What checkpoints of one training share. Not the learning rate: schedules change it."""
-    result = item.result
-    return (
-        item.place.parent,
-        result.checkpoint.weight_decay,
-        result.model.summary,
-        (result.data.path, result.data.sha256),
-        result.settings,
-    )
-
-
-def _run(name: str, members: Sequence[Found]) -> Run:
+def _run(name: str, training: Training) -> Run:
+    members = training.members
     clock = _clock([item.result for item in members])
     if clock != "checkpoint":
-        members = sorted(members, key=lambda item: getattr(item.result.checkpoint, clock))
+        members = tuple(sorted(members, key=lambda item: getattr(item.result.checkpoint, clock)))
     results = tuple(item.result for item in members)
     times = (
         range(1, len(results) + 1)
@@ -148,7 +117,7 @@ def _run(name: str, members: Sequence[Found]) -> Run:
         else [getattr(result.checkpoint, clock) for result in results]
     )
     labels = tuple(item.place.name for item in members)
-    return Run(name, str(members[0].place.parent), results, labels, clock, tuple(times))
+    return Run(name, str(members[0].place.parent), results, labels, clock, tuple(times), training.copies)
 
 
 def _clock(results: Sequence[Result]) -> str:
@@ -192,6 +161,7 @@ def _facets(members: Sequence[Found]) -> list[list[str]]:
         [f"rcond {result.settings.rcond:g}" for result in results],
         [f"{result.settings.precision}" for result in results],
         [f"{result.data.n} rows" for result in results],
+        _apart([item.folder for item in members]),
     ]
 
 
@@ -204,7 +174,9 @@ def _apart(folders: Sequence[PurePath]) -> list[str]:
     """The folders without the part that all of them share."""
     parts = [folder.parts for folder in folders]
     common = _common(parts)
-    return ["/".join(part[common:]) or folder.name for part, folder in zip(parts, folders, strict=True)]
+    return [
+        "/".join(part[common:]) or folder.name or "." for part, folder in zip(parts, folders, strict=True)
+    ]
 
 
 def _common(parts: Sequence[tuple[str, ...]]) -> int:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from nrc_probe.plain import printable
 from nrc_probe.report.findings import comparison_findings, run_findings
 from nrc_probe.report.page.payload import payload
+from nrc_probe.report.repeats import repeats
 from nrc_probe.report.study import Study
 
 _SCRIPTS = ("state.js", "charts.js", "heat.js", "tables.js", "main.js")
@@ -41,9 +42,10 @@ def to_html(study: Study, settled_within: float) -> str:
 def _findings(study: Study, within: float) -> str:
     """Paragraphs; those on single runs folded in where one sets the runs side by side."""
     runs, together = _paragraphs(run_findings(study, within)), _paragraphs(comparison_findings(study))
+    cautions = _paragraphs(list(repeats(study)))
     if not together:
-        return runs
-    return f"{together}<details><summary>run by run</summary>{runs}</details>"
+        return f"{cautions}{runs}"
+    return f"{cautions}{together}<details><summary>run by run</summary>{runs}</details>"
 
 
 def _paragraphs(texts: list[str]) -> str:
