@@ -118,6 +118,17 @@ def test_a_copy_in_the_same_folder_counts_once_too() -> None:
     assert told(twice)[0].startswith("results: 1 result left out, which repeats others there:")
 
 
+def test_another_file_of_the_same_bytes_is_a_checkpoint_of_its_own() -> None:
+    *_, last = training(1)
+    same = replace(last, checkpoint=replace(last.checkpoint, path="runs/last.pth"))
+    (run,) = group_runs(found_in("results", [*training(1), same]))
+    assert run.labels == ("1.pth", "2.pth", "3.pth", "last.pth")
+
+
+def test_results_given_in_python_are_as_many_as_were_given() -> None:
+    assert len(study_of([*training(1), *training(1)]).results) == 6
+
+
 def test_trainings_that_share_their_first_checkpoint_keep_it_each() -> None:
     first, second = training(1), training(2)
     second[0] = first[0]
