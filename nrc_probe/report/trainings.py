@@ -80,7 +80,7 @@ def _kinship(item: Found) -> tuple[object, ...]:
     )
 
 
-def _apart(members: Sequence[Found]) -> list[Sequence[Found]]:
+def _apart(members: list[Found]) -> list[list[Found]]:
     """Kin by training: paths are often relative, so that folders of results tell two trainings apart.
 
     Folders that say different things of one checkpoint, or of one epoch, are of different trainings;
@@ -95,9 +95,10 @@ def _apart(members: Sequence[Found]) -> list[Sequence[Found]]:
         return [members]
     several: list[dict[object, set[object]]] = []
     number_of = {folder: _joined(several, known) for folder, known in folders.items()}
-    return [
-        [item for item in members if number_of[_own_folder(item)] == number] for number in range(len(several))
-    ]
+    groups: dict[int, list[Found]] = {}
+    for item in members:
+        groups.setdefault(number_of[_own_folder(item)], []).append(item)
+    return list(groups.values())
 
 
 def _joined(several: list[dict[object, set[object]]], known: _Known) -> int:
