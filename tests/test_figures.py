@@ -189,7 +189,10 @@ def test_figure_5_shows_errors_layers_onset_and_settling() -> None:
     assert curves(below)["fc2"] == [0.1, 0.4, 0.3, 0.15, 0.12]
     upright = sorted(line.get_xdata()[0] for line in above.lines if list(line.get_ydata()) == [0, 1])
     assert upright == [10, 10, 100]  # collapse begins, error settled, collapse complete
-    assert [text.get_text() for text in above.texts] == ["NRC1 holds in all", "error settled"]
+    assert [text.get_text() for text in above.texts] == [
+        "NRC1 holds in all collapsed layers",
+        "error settled",
+    ]
     assert (above.get_yscale(), below.get_xscale()) == ("log", "log")
 
 
@@ -198,7 +201,11 @@ def test_figure_5_draws_no_line_for_what_only_the_last_checkpoint_shows() -> Non
     upright = [line.get_xdata()[0] for line in above.lines if list(line.get_ydata()) == [0, 1]]
     assert upright == [10]  # collapse begins
     assert [text.get_text() for text in above.texts] == []
-    title = ["a", "error not settled within these checkpoints", "NRC1 holds in all: last only"]
+    title = [
+        "a",
+        "error not settled within these checkpoints",
+        "NRC1 holds in all collapsed layers: last only",
+    ]
     assert above.get_title(loc="left").splitlines() == title
 
 

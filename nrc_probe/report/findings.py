@@ -116,18 +116,18 @@ def _onset(run: Run, since: Sequence[int], at_last: Sequence[str]) -> str:
     first, last = min(since), max(since)
     if at_last:
         return (
-            f"NRC1 holds in the first of these from {run.clock} {first} on; "
+            f"NRC1 holds in one or more of these from {run.clock} {first} on; "
             f"in {_some(at_last)} it is met at the last checkpoint only, and nothing shows whether it stays."
         )
     if first == last:
         seen = ", the first checkpoint" if first == run.times[0] else ""
         return f"NRC1 holds in all of these from {run.clock} {first} on{seen}."
-    return f"NRC1 holds in the first of these from {run.clock} {first} on, in all of them from {last} on."
+    return f"NRC1 holds in one or more of these from {run.clock} {first} on, in all of them from {last} on."
 
 
 def _sequence(onset: int, settled: int) -> str:
     if onset == settled:
-        return "Both happened between the same two checkpoints, or at the first."
+        return "The last of these and the network's error came to stay at the same checkpoint."
     order = "after" if onset > settled else "before"
     return f"Collapse reached its final extent {order} the error had settled."
 

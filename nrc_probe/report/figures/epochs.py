@@ -105,7 +105,7 @@ def _moments(panel: Axes, run: Run, within: float) -> None:
         for time in {min(since)} if is_open else {min(since), end}:
             panel.axvline(time, color=_ONSET, linewidth=0.9, zorder=0)
     if since and not is_open:
-        _word(panel, "NRC1 holds in all", max(since), 0.03)
+        _word(panel, "NRC1 holds in all collapsed layers", max(since), 0.03)
     settled = settled_from(run, training_errors(run), within)
     if settled is not None:
         panel.axvline(settled, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=0)
@@ -118,7 +118,7 @@ def _not_shown(run: Run, within: float) -> Iterator[str]:
     if can_settle(errors) and settled_from(run, errors, within) is None:
         yield f"error {NOT_SETTLED}"
     if any(is_last_only(run, name) for name in _tail(run)):
-        yield f"NRC1 holds in all: {LAST_ONLY}"
+        yield f"NRC1 holds in all collapsed layers: {LAST_ONLY}"
 
 
 def _tail(run: Run) -> list[str]:
