@@ -190,7 +190,7 @@ def test_figure_5_shows_errors_layers_onset_and_settling() -> None:
     upright = sorted(line.get_xdata()[0] for line in above.lines if list(line.get_ydata()) == [0, 1])
     assert upright == [10, 10, 100]  # collapse begins, error settled, collapse complete
     assert [text.get_text() for text in above.texts] == [
-        "NRC1 holds in all collapsed layers",
+        "collapsed layers stay so",
         "error settled",
     ]
     assert (above.get_yscale(), below.get_xscale()) == ("log", "log")

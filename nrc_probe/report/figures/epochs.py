@@ -105,7 +105,7 @@ def _moments(panel: Axes, run: Run, within: float) -> None:
         for time in {min(since)} if is_open else {min(since), end}:
             panel.axvline(time, color=_ONSET, linewidth=0.9, zorder=0)
     if since and not is_open:
-        _word(panel, "NRC1 holds in all collapsed layers", max(since), 0.03)
+        _word(panel, "collapsed layers stay so", max(since), 0.03)
     settled = settled_from(run, training_errors(run), within)
     if settled is not None:
         panel.axvline(settled, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=0)
