@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,6 +182,11 @@ def first_not_finite(values: Tensor, first_row: int) -> str | None:
         return None
     row, *place = wrong[0].tolist()
     return f"first at row {first_row + row}, position {', '.join(map(str, place))}"
+
+
+def with_rows_before(place: str, rows: int) -> str:
+    """What `first_not_finite` said, where `rows` more rows come first."""
+    return re.sub(r"(?<=^first at row )\d+", lambda row: str(int(row[0]) + rows), place, flags=re.ASCII)
 
 
 def _first_not_finite(features: Tensor, first_row: int) -> str:

@@ -248,3 +248,26 @@ def test_a_shard_without_variation_adds_its_rows(tmp_path):
     np.savez(both, **{k: np.concatenate([arrays_in(one)[k], arrays_in(two)[k]]) for k in ("x", "y")})
     expected, scored = analyze(checkpoint, both, **ALONE), score(tmp_path / "m.h5")
     assert [x.nrc1 for x in expected.layers] == pytest.approx([x.nrc1 for x in scored.layers], abs=1e-12)
+
+
+class Breaking(nn.Sequential):
+    """Gives nan for rows whose first input is larger than 100."""
+
+    def forward(self, x):
+        return super().forward(x).masked_fill(x[:, :1] > 100, torch.nan)
+
+
+@pytest.mark.parametrize("broken", [(45,), (45, 70), (75,), (3, 45)], ids=str)
+def test_the_first_output_that_is_not_finite_is_counted_over_all_files(broken, tmp_path):
+    x, y = torch.randn(90, 5), torch.randn(90, 2)
+    x[list(broken), 0] = 200.0
+    model, files = Breaking(nn.Linear(5, 2)), []
+    for start, stop in ((0, 20), (20, 60), (60, 90)):
+        files.append(tmp_path / f"{start}.h5")
+        dump(model, (x[start:stop], y[start:stop]), output=files[-1], moments_only=True)
+    merge(files[:2], output=tmp_path / "two.h5")
+    merge([tmp_path / "two.h5", files[2]], output=tmp_path / "m.h5")
+    said = [text for text in score(tmp_path / "m.h5").warnings if "output is not finite" in text]
+    assert said == [
+        f"the network's output is not finite (first at row {broken[0]}, position 0): its error is undefined"
+    ]

@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from nrc_probe.capture import with_rows_before
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
 from nrc_probe.scoring import DataSource
@@ -54,7 +55,8 @@ def merge_stores(stores: Sequence[Store]) -> Merged:
 def _merge_passes(one: Pass, other: Pass) -> Pass:
     moments = {name: sums.merge(other.moments[name]) for name, sums in one.moments.items()}
     residuals = one.residuals.merge(other.residuals)
-    return Pass(moments, one.skipped, residuals, one.fault or other.fault)
+    fault = other.fault and with_rows_before(other.fault, one.residuals.n)
+    return Pass(moments, one.skipped, residuals, one.fault or fault)
 
 
 # ---------------------------------------------------------------------------------------- the checks
