@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 from nrc_probe.checking import check_known
 from nrc_probe.config import Config
 from nrc_probe.dataset.readers import READERS
-from nrc_probe.errors import ConfigError, StoreError
+from nrc_probe.errors import ConfigError, DataError, StoreError
 from nrc_probe.forward import Progress
 from nrc_probe.layers import Skipped, choose_layers
 from nrc_probe.recording import checked_output, save_sums
@@ -189,11 +189,12 @@ def _score_plain(
 
 @contextmanager
 def _at(path: Path) -> Iterator[None]:
-    """Put the file's name before what is said of its values."""
+    """Put the file's name before what is said of its values, and of sums that are too large."""
     try:
         yield
-    except StoreError as error:
-        raise StoreError(f"{path}: {error}") from error
+    except (StoreError, DataError) as error:
+        place = str(path)
+        raise error if str(error).startswith(place) else type(error)(f"{place}: {error}") from error
 
 
 def _plain_reader(plain: Plain, name: str) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from runs import small_network
 from safetensors.numpy import save_file
 
-from nrc_probe import analyze, score
+from nrc_probe import analyze, dump, score
 from nrc_probe.errors import DataError, StoreError
 
 LAYERS = ("0", "2", "4")
@@ -162,3 +163,17 @@ def test_a_table_or_a_missing_file_is_refused(tmp_path):
         score(tmp_path / "a.csv", features=["a"], targets="b")
     with pytest.raises(DataError, match="there is no such file"):
         score(tmp_path / "b.npz", features=["a"], targets="b")
+
+
+def test_sums_that_no_machine_holds_are_refused_by_the_name_of_their_file(tmp_path, monkeypatch):
+    wide = np.random.default_rng(0).normal(size=(6, 700))
+    named = write(tmp_path / "a.npz", {"h": wide, "y": wide[:, :2]})
+    dump(torch.nn.Linear(700, 2), (wide, wide[:, :2]), output=tmp_path / "a.h5")
+    monkeypatch.setattr(os, "sysconf", lambda _: 1500)  # 2.25 MB of memory
+    for path, names in ((named, {"features": ["h"], "targets": "y"}), (tmp_path / "a.h5", {})):
+        with pytest.raises(DataError) as caught:
+            score(path, **names)
+        assert str(caught.value) == (
+            f"{path}: the covariance of 700 features and 2 targets needs 3953672 bytes, "
+            "this machine has 2250000"
+        )

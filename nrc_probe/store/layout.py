@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from nrc_probe.dataset.readers import never_written
-from nrc_probe.errors import ConfigError, StoreError
+from nrc_probe.errors import ConfigError, DataError, StoreError
 
 SCHEMA = "nrc-probe/activations/1"
 VERSIONS = ("v110", "v110")
@@ -232,9 +232,9 @@ def readable(path: Path) -> Iterator[None]:
     """Turn whatever HDF5 says about a damaged file, or the system about a closed one, into one line."""
     try:
         yield
-    except StoreError as error:
+    except (StoreError, DataError) as error:
         place = str(path)
-        raise error if str(error).startswith(place) else StoreError(f"{place}: {error}") from error
+        raise error if str(error).startswith(place) else type(error)(f"{place}: {error}") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno in _NOT_ITS_CONTENT:
             raise StoreError(f"{path}: cannot be read: {os.strerror(error.errno)}") from error
