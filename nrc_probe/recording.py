@@ -40,11 +40,17 @@ def checked_output(output: str | Path) -> Path:
     """
     path = Path(output)
     check_writable(path)
-    if path.exists() and not is_store(path):
-        raise OutputError(
-            f"cannot write '{path}': it exists and holds no activations or moments (name another file)"
-        )
+    if path.exists() and (reason := _why_spared(path)):
+        raise OutputError(f"cannot write '{path}': it exists and {reason} (name another file)")
     return path.resolve() if path.is_symlink() else path
+
+
+def _why_spared(path: Path) -> str | None:
+    """Why a file must not be written over; None where it is known to be nrc-probe's."""
+    try:
+        return None if is_store(path) else "holds no activations or moments"
+    except StoreError as error:
+        return str(error).removeprefix(f"{path}: ")
 
 
 def is_done(output: Path, story: Story) -> bool:

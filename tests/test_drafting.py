@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import h5py
@@ -288,6 +289,18 @@ def test_a_dump_that_lies_near_is_not_taken_for_the_data(tmp_path: Path) -> None
     save_taught(tmp_path / "z.npz", network)
     init(tmp_path, force=True)
     assert text_of(tmp_path)["data"]["path"] == "z.npz"
+
+
+def test_a_file_that_cannot_be_read_is_no_data_and_says_why(tmp_path: Path) -> None:
+    save_state(tmp_path / "1.safetensors", teacher())
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book["x"], book["y"] = np.ones((400, 5), np.float32), np.ones((400, 2), np.float32)
+    with (tmp_path / "a.h5").open("rb") as other:
+        flock(other, LOCK_EX)
+        draft = init(tmp_path)
+    assert "path" not in text_of(tmp_path)["data"]
+    said = "\n".join((*summary_lines(draft), draft.text))
+    assert "a.h5: cannot be read: Resource temporarily unavailable" in said
 
 
 def test_a_place_that_is_no_folder_is_an_error(tmp_path: Path) -> None:

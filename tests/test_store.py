@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import h5py
@@ -26,7 +28,7 @@ from runs import save_network, small_network
 from torch import nn
 
 import nrc_probe
-from nrc_probe import analyze, dump, info, score
+from nrc_probe import analyze, dump, info, merge, score
 from nrc_probe.errors import ConfigError, LayerError, OutputError, ProbeError, StoreError
 from nrc_probe.report.contents import print_contents
 from nrc_probe.report.terminal import print_result
@@ -1044,6 +1046,31 @@ def test_files_of_other_kinds_are_spared(tmp_path):
         analyze(checkpoint, data, dump=tmp_path / "a.h5", save_moments=tmp_path / "a.h5")
     with pytest.raises(OutputError, match="there is no folder"):
         dump(checkpoint, data, output=tmp_path / "none" / "a.h5")
+
+
+def test_an_output_that_cannot_be_read_is_spared_and_said_so(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    output = tmp_path / "a.h5"
+    dump(checkpoint, data, output=output)
+    before = output.read_bytes()
+    with output.open("rb") as other:
+        flock(other, LOCK_EX)
+        with pytest.raises(OutputError, match=r"a\.h5': it exists and cannot be read: Resource temporarily"):
+            dump(checkpoint, data, output=output)
+
+    def closed(*_args, **_options):
+        raise PermissionError(errno.EACCES, "Unable to synchronously open file")
+
+    monkeypatch.setattr(h5py, "File", closed)  # root may read any file: chmod shows nothing
+    words = r"a\.h5': it exists and cannot be read: Permission denied \(name another file\)$"
+    for write in (
+        lambda: dump(checkpoint, data, output=output),
+        lambda: analyze(checkpoint, data, save_moments=output),
+        lambda: merge([output, output], output=output),
+    ):
+        with pytest.raises(OutputError, match=words):
+            write()
+    assert output.read_bytes() == before
 
 
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):

@@ -231,9 +231,9 @@ def _is_text(name: str) -> bool:
 def _fit(path: Path, subject: Subject | None) -> Fit | Misfit:
     if path.stat().st_size > _LARGEST:
         return Misfit(path, f"larger than {_LARGEST / 2**30:g} GiB, not opened")
-    if is_store(path):  # a dump's targets are no data set's
-        return Misfit(path, "activations or their sums, no data set")
     try:
+        if is_store(path):  # a dump's targets are no data set's
+            return Misfit(path, "activations or their sums, no data set")
         contents = read_contents(path, str(path))
         names = list(_names(contents, subject))
     except ProbeError as error:

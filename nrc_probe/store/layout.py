@@ -236,12 +236,19 @@ def readable(path: Path) -> Iterator[None]:
         place = str(path)
         raise error if str(error).startswith(place) else type(error)(f"{place}: {error}") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError) and error.errno in _NOT_ITS_CONTENT:
-            raise StoreError(f"{path}: cannot be read: {os.strerror(error.errno)}") from error
+        if refusal := refused_by_system(error):
+            raise StoreError(f"{path}: {refusal}") from error
         raise StoreError(
             f"{path}: cut short, damaged or no file of schema {SCHEMA} ({hdf5_words(error)}); "
             "dump or copy it again"
         ) from error
+
+
+def refused_by_system(error: Exception) -> str | None:
+    """Why the system does not let a file be read, which may be sound; None where its content is at fault."""
+    if isinstance(error, OSError) and error.errno in _NOT_ITS_CONTENT:
+        return f"cannot be read: {os.strerror(error.errno)}"
+    return None
 
 
 def hdf5_words(error: Exception) -> str:

@@ -26,6 +26,7 @@ from nrc_probe.store.layout import (
     load_filters,
     read_array,
     readable,
+    refused_by_system,
 )
 from nrc_probe.store.story import Story
 from nrc_probe.store.stream import checked_blocks
@@ -76,13 +77,18 @@ class Store:
 
 
 def is_store(path: Path) -> bool:
-    """Whether the file says that it follows the schema, whole or not."""
+    """Whether the file says that it follows the schema, whole or not.
+
+    Raises StoreError where it cannot say, as the system does not let it be read.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as book:
             return label(book, "schema").startswith("nrc-probe/activations/")
-    except (OSError, RuntimeError, KeyError, ValueError):
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if refusal := refused_by_system(error):
+            raise StoreError(f"{path}: {refusal}") from error
         return False
 
 
