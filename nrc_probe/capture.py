@@ -23,6 +23,8 @@ It must not keep the features: a later operation of the network may change them 
 """
 _OWN_WORDS = (RuntimeError, TypeError, ValueError, IndexError)
 """What torch raises where shapes do not fit: its message says enough without the type."""
+GAPS = "did not run in every batch"
+"""Why a layer is skipped that ran in some: said at the first gap, before any other reason can come."""
 
 
 class Capture:
@@ -101,14 +103,13 @@ class Capture:
     def finish(self) -> None:
         """After the last batch: give the layers that did not run in every batch their reason."""
         for layer in self._layers:
-            rows = self._first_row + self._rows[layer.name]
-            if layer.name in self.skipped or rows == self._row:
-                continue
-            self.skipped[layer.name] = (
-                f"ran for {rows} of {self._row} rows only"
-                if self._rows[layer.name]
-                else "never ran in the forward pass"
-            )
+            if self._has_gap(layer):
+                reason = GAPS if self._rows[layer.name] else "never ran in the forward pass"
+                self.skipped.setdefault(layer.name, reason)
+
+    def _has_gap(self, layer: Layer) -> bool:
+        """Whether it did not run in all batches before."""
+        return self._first_row + self._rows[layer.name] < self._row
 
     def _hook(self, layer: Layer) -> Callable[..., None]:
         def consume_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -144,6 +145,8 @@ class Capture:
         self._consume(layer, rows, targets)
 
     def _obstacle(self, layer: Layer, features: Tensor) -> str | None:
+        if self._has_gap(layer):
+            return GAPS
         if self._calls[layer.name] > 1:
             return "ran more than once in one forward pass: it has no single input"
         layout = "nested" if features.is_nested else features.layout

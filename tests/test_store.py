@@ -225,6 +225,27 @@ class Sometimes(nn.Module):
         return self.always(x) + (self.first(x) if self.calls == 1 else self.later(x))
 
 
+class Again(Sometimes):
+    """Layers that miss a batch and then, in the third, have another reason to be left out."""
+
+    def forward(self, x):
+        output, self.calls = self.always(x), self.calls + 1
+        if self.calls != 2:
+            output = output + self.first(x / (3 - self.calls))
+        return output if self.calls < 3 else output + self.later(x) + self.later(x)
+
+
+@pytest.mark.parametrize("network", [Sometimes, Again])
+def test_layers_are_left_out_of_an_analysis_a_dump_and_sums_for_one_reason(network, tmp_path):
+    rows = study_arrays()
+    said = {item.name: item.reason for item in analyze(network(), rows, batch_size=20).skipped}
+    assert said["first"] == said["later"] == "did not run in every batch"
+    for how in ({}, {"moments": True}, {"moments_only": True}):
+        dump(network(), rows, output=tmp_path / "a.h5", batch_size=20, **how)
+        assert {item.name: item.reason for item in score(tmp_path / "a.h5").skipped} == said, how
+        assert info(tmp_path / "a.h5").skipped == said, how
+
+
 def test_layers_that_do_not_run_throughout_are_not_stored(tmp_path):
     x, y = study_arrays()
     dump(Sometimes(), (x, y), output=tmp_path / "a.h5", batch_size=20)

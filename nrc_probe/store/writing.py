@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from nrc_probe.capture import GAPS
 from nrc_probe.errors import OutputError, StoreError
 from nrc_probe.files import FILE, kind_of
 from nrc_probe.layers import Layer
@@ -41,7 +42,6 @@ _WIDE = "float64"
 """Of targets and outputs: they are narrow, and the network's own error keeps its digits."""
 _HEAD_BYTES = 48
 """Of an HDF5 file's first table."""
-_GAPS = "did not run in every batch"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class ActivationWriter:
         """Write one layer's features of one batch."""
         name = layer.name
         if name not in self._layers and not self._takes_layers:
-            self.skipped.setdefault(name, _GAPS)
+            self.skipped.setdefault(name, GAPS)
         if name in self.skipped:
             return
         with self._refusing():
@@ -219,7 +219,7 @@ class ActivationWriter:
         for name, reason in skipped.items():
             self.skipped.setdefault(name, reason)
         for name in self._layers.keys() - self._took:
-            self.skipped.setdefault(name, _GAPS)
+            self.skipped.setdefault(name, GAPS)
         self._took.clear()
         with self._refusing():
             self._errors["targets"].add(targets)
