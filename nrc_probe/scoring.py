@@ -95,6 +95,8 @@ class Facts:
     """Layers that were not to be scored."""
     order: tuple[str, ...] = ()
     """Names of all modules as they are registered; empty where unknown."""
+    cautions: tuple[str, ...] = ()
+    """Warnings about rows of several files that were put together."""
 
 
 def score_passes(
@@ -306,9 +308,17 @@ def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) 
     names = [item.name for item in facts.left_out] + [layer.name for layer in scored.layers]
     for pattern in unmatched(settings.exclude, names):
         yield f"--exclude '{pattern}' matches no layer"
+    yield from facts.cautions
+    if limited := limit_warning(settings, facts.data, watched):
+        yield limited
+
+
+def limit_warning(settings: Settings, source: DataSource, watched: Pass) -> str | None:
+    """That a limit left rows out; None where it did not, or of rows of several files, each of which had it."""
     n = watched.residuals.n
-    if settings.limit and facts.data.rows and n < facts.data.rows:
-        yield f"only the first {n} of {facts.data.rows} rows were used (--limit)"
+    if not settings.limit or not source.rows or n >= source.rows or n > settings.limit:
+        return None
+    return f"only the first {n} of {source.rows} rows were used (--limit)"
 
 
 def _heldout_warnings(readers: Sequence[Reader], again: Pass | None) -> Iterator[str]:

@@ -271,3 +271,21 @@ def test_the_first_output_that_is_not_finite_is_counted_over_all_files(broken, t
     assert said == [
         f"the network's output is not finite (first at row {broken[0]}, position 0): its error is undefined"
     ]
+
+
+def test_rows_that_a_limit_left_out_are_told_of_each_file(shards, tmp_path):
+    checkpoint, names, _ = shards  # of 20, 1 and 69 rows
+    one, two = (sums(checkpoint, name, limit=15) for name in names[:2])
+    three = sums(checkpoint, names[2], limit=30)
+    merge([one, two], output=tmp_path / "two.h5")
+    assert limits(tmp_path / "two.h5") == [f"{names[0]}: only the first 15 of 20 rows were used (--limit)"]
+    merge([tmp_path / "two.h5", three], output=tmp_path / "m.h5")
+    assert score(tmp_path / "m.h5").data.n == 46
+    assert limits(tmp_path / "m.h5") == [
+        f"{names[0]}: only the first 15 of 20 rows were used (--limit)",
+        f"{names[2]}: only the first 30 of 69 rows were used (--limit)",
+    ]
+
+
+def limits(file):
+    return [text for text in score(file).warnings if "--limit" in text]

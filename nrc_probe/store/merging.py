@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations
@@ -14,7 +14,7 @@ from torch import Tensor
 from nrc_probe.capture import with_rows_before
 from nrc_probe.errors import StoreError
 from nrc_probe.forward import Pass
-from nrc_probe.scoring import DataSource
+from nrc_probe.scoring import DataSource, limit_warning
 from nrc_probe.store.reading import Store, read_heldout, read_pass, read_weight
 from nrc_probe.store.story import Story, in_short
 
@@ -46,7 +46,7 @@ def merge_stores(stores: Sequence[Store]) -> Merged:
     _check_no_copies(stores, passes)
     same_heldout = len({_heldout_print(store) for store in stores}) == 1
     return Merged(
-        story=_joint_story(stores, same_heldout),
+        story=_joint_story(stores, same_heldout, _cautions(stores, passes)),
         watched=reduce(_merge_passes, passes),
         again=read_heldout(first, first.layers) if same_heldout else None,
     )
@@ -159,14 +159,27 @@ def _heldout_print(store: Store) -> object:
 # ------------------------------------------------------------------------------------------ the facts
 
 
-def _joint_story(stores: Sequence[Store], keep_heldout: bool) -> Story:
+def _cautions(stores: Sequence[Store], passes: Sequence[Pass]) -> Iterator[str]:
+    """What the files warn of, each by the name of its data."""
+    for store, watched in zip(stores, passes, strict=True):
+        yield from _story(store).facts.cautions
+        if limited := limit_warning(_story(store).settings, _data(store), watched):
+            yield f"{_data(store).path or store.path}: {limited}"
+
+
+def _joint_story(stores: Sequence[Store], keep_heldout: bool, cautions: Iterable[str]) -> Story:
     stories = [_story(store) for store in stores]
     first = stories[0]
     data = _joint_data([story.facts.data for story in stories], first.facts.heldout and not keep_heldout)
     limits = {story.settings.limit for story in stories}
     return replace(
         first,
-        facts=replace(first.facts, data=data, heldout=first.facts.heldout if keep_heldout else None),
+        facts=replace(
+            first.facts,
+            data=data,
+            heldout=first.facts.heldout if keep_heldout else None,
+            cautions=tuple(dict.fromkeys(cautions)),
+        ),
         settings=replace(first.settings, limit=first.settings.limit if len(limits) == 1 else None),
         form=None,
         shards=tuple(shard for story in stories for shard in story.shards),

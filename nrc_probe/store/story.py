@@ -69,6 +69,7 @@ class Story:
                 heldout=build(DataSource, facts["heldout"]) if facts["heldout"] else None,
                 left_out=tuple(build(Skipped, item) for item in facts["left_out"]),
                 order=restore(facts["order"], "tuple[str, ...]", "order"),
+                cautions=restore(facts.get("cautions", []), "tuple[str, ...]", "cautions"),
             ),
             settings=build(Settings, {**settings, "thresholds": build(Thresholds, settings["thresholds"])}),
             types=texts(d["types"], "types"),
