@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from nrc_probe.errors import LayerError
@@ -16,6 +18,8 @@ from nrc_probe.errors import LayerError
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 SCORED = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+_ADDRESS = re.compile(" at 0x[0-9a-f]+", re.IGNORECASE)
+"""In the texts of functions: another in every process."""
 POOLINGS = ("mean", "max", "flatten", "tokens", "first", "last")
 
 
@@ -90,6 +94,25 @@ def find_layers(
     """
     found = [Layer(name, module) for name, module in model.named_modules() if isinstance(module, SCORED)]
     return choose_layers(found, include, exclude, "the model", lambda layer: _unreadable(layer.module.weight))
+
+
+def module_forms(model: nn.Module) -> dict[str, str]:
+    """Name -> type and settings of every module, as "LeakyReLU(negative_slope=0.01)", as they are registered.
+
+    Empty for one that takes its form from the first rows it sees: it has two.
+    """
+    return {
+        name: "" if isinstance(module, LazyModuleMixin) else _form(module)
+        for name, module in model.named_modules()
+    }
+
+
+def _form(module: nn.Module) -> str:
+    try:
+        settings = module.extra_repr()
+    except Exception:  # the user's module may fail in any way, and its type is known
+        settings = ""
+    return _ADDRESS.sub("", f"{type(module).__name__}({settings})")
 
 
 def choose_layers(

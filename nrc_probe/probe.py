@@ -32,7 +32,7 @@ from nrc_probe.forward import (
     run_pass,
     stream_rows,
 )
-from nrc_probe.layers import Layer, Skipped, find_layers, weight_matrix
+from nrc_probe.layers import Layer, Skipped, find_layers, module_forms, weight_matrix
 from nrc_probe.recording import (
     Announce,
     check_form,
@@ -223,6 +223,7 @@ class _Study:
             ),
             preparation=preparation_print(self.dataset.statistics),
             shards=(self.dataset.sha256,) if self.dataset.sha256 else (),
+            modules=module_forms(self.model),
         )
 
 

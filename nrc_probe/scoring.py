@@ -314,7 +314,7 @@ def _warnings(settings: Settings, facts: Facts, watched: Pass, scored: _Scored) 
 
 
 def limit_warning(settings: Settings, source: DataSource, watched: Pass) -> str | None:
-    """That a limit left rows out; None where it did not, or of rows of several files, each of which had it."""
+    """That a limit left rows out, or None; of files that were merged, `cautions` say it of each."""
     n = watched.residuals.n
     if not settings.limit or not source.rows or n >= source.rows or n > settings.limit:
         return None

@@ -205,6 +205,85 @@ def test_the_same_rows_without_a_fingerprint_are_not_counted_twice(shards, tmp_p
     assert merge([files[0], files[2]], output=tmp_path / "m.h5").n == 89
 
 
+def of_the_same_weights(*modules):
+    torch.manual_seed(0)
+    first, last = nn.Linear(5, 8), nn.Linear(8, 2)
+    return nn.Sequential(first, *modules, last)
+
+
+def pieces(folder, **models):
+    """Files of sums of live modules, each over rows of its own."""
+    files = []
+    for seed, (name, modules) in enumerate(models.items()):
+        rows = torch.randn(30, 7, generator=torch.Generator().manual_seed(seed))
+        files.append(folder / f"{name}.h5")
+        network = of_the_same_weights(*modules)
+        dump(network, (rows[:, :5], rows[:, 5:]), output=files[-1], moments_only=True)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ([nn.ReLU()], [nn.Tanh()], r"two\.h5: module '1' is Tanh\(\), but in .*one\.h5 ReLU\(\): cannot"),
+        (
+            [nn.LeakyReLU(0.1)],
+            [nn.LeakyReLU(0.2)],
+            r"module '1' is LeakyReLU\(negative_slope=0\.2\), but in .* LeakyReLU\(negative_slope=0\.1\)",
+        ),
+        ([nn.ReLU(), nn.Tanh()], [nn.Tanh(), nn.ReLU()], r"module '1' is Tanh\(\), but in"),
+        ([nn.Sequential(nn.ReLU())], [nn.Sequential()], r"module '1\.0' is not there, but in .* ReLU\(\)"),
+        ([nn.Sequential()], [nn.Sequential(nn.ReLU())], r"module '1\.0' is ReLU\(\), but in .* not there"),
+    ],
+    ids=str,
+)
+def test_live_modules_of_the_same_weights_but_other_modules_are_refused(one, other, words, tmp_path):
+    files = pieces(tmp_path, one=one, two=other)
+    with pytest.raises(StoreError, match=words):
+        merge(files, output=tmp_path / "m.h5")
+    assert not (tmp_path / "m.h5").exists()
+
+
+class Odd(nn.Module):
+    """Says something else of itself in every process, or fails to."""
+
+    def __init__(self, words):
+        super().__init__()
+        self.words = words
+
+    def extra_repr(self):
+        return self.words["says"]
+
+    def forward(self, x):
+        return x.relu()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([nn.ReLU()], [nn.ReLU()]),
+        ([Odd({})], [Odd({})]),
+        ([Odd({"says": "<function f at 0x7f10>"})], [Odd({"says": "<function f at 0x7fA0>"})]),
+        ([nn.LazyBatchNorm1d()], [nn.BatchNorm1d(8)]),
+    ],
+    ids=["ReLU", "failing", "address", "lazy"],
+)
+def test_live_modules_that_look_the_same_are_merged_with_a_warning(one, other, tmp_path):
+    files = pieces(tmp_path, one=one, two=other, three=other)
+    merge(files[:2], output=tmp_path / "m.h5")
+    merge([tmp_path / "m.h5", files[2]], output=tmp_path / "all.h5")
+    for name in ("m.h5", "all.h5"):
+        warned = [text for text in score(tmp_path / name).warnings if "live modules" in text]
+        assert len(warned) == 1
+        assert "nothing tells whether all rows went through one network" in warned[0]
+
+
+def test_files_of_a_saved_checkpoint_are_merged_without_that_warning(shards, tmp_path):
+    checkpoint, names, _ = shards
+    merge([sums(checkpoint, name) for name in names], output=tmp_path / "m.h5")
+    assert not any("live modules" in text for text in score(tmp_path / "m.h5").warnings)
+
+
 def doubled(module):
     for parameter in module.parameters(recurse=False):
         parameter.data *= 2

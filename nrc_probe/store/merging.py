@@ -18,6 +18,11 @@ from nrc_probe.scoring import DataSource, limit_warning
 from nrc_probe.store.reading import Store, read_heldout, read_pass, read_weight
 from nrc_probe.store.story import Story, in_short
 
+_LIVE = (
+    "the files merged are of live modules: their modules' types and the weights of the layers scored are "
+    "the same, but nothing tells whether all rows went through one network (dump a saved checkpoint)"
+)
+
 
 @dataclass(frozen=True, eq=False)  # eq=False: moments have no cheap equality
 class Merged:
@@ -79,12 +84,27 @@ def _check_same_study(one: Store, other: Store) -> None:
         if first != second:
             before, now = in_short(first), in_short(second)
             raise StoreError(f"{other.path}: {what} {now}, but in {one.path} {before}: cannot be merged")
+    _check_same_modules(one, other)
     for mine, its in zip(one.layers, other.layers, strict=True):
         first, second = read_weight(one, mine), read_weight(other, its)
         if (first is None) != (second is None) or (
             first is not None and second is not None and not torch.equal(first, second)
         ):
             raise StoreError(f"{other.path}: layer '{its.name}' has another weight than in {one.path}")
+
+
+def _check_same_modules(one: Store, other: Store) -> None:
+    """Raise StoreError where a module, such as an activation, is in one network only, or differs."""
+    mine, its = _story(one).modules, _story(other).modules
+    if not mine or not its:
+        return
+    for name in {**mine, **its}:
+        before, now = mine.get(name, "not there"), its.get(name, "not there")
+        if before and now and before != now:
+            raise StoreError(
+                f"{other.path}: module '{name}' is {in_short(now)}, but in {one.path} {in_short(before)}: "
+                "cannot be merged"
+            )
 
 
 def _identity(store: Store) -> Iterator[tuple[str, object]]:
@@ -165,6 +185,8 @@ def _cautions(stores: Sequence[Store], passes: Sequence[Pass]) -> Iterator[str]:
         yield from _story(store).facts.cautions
         if limited := limit_warning(_story(store).settings, _data(store), watched):
             yield f"{_data(store).path or store.path}: {limited}"
+    if _story(stores[0]).facts.checkpoint.sha256 is None:
+        yield _LIVE
 
 
 def _joint_story(stores: Sequence[Store], keep_heldout: bool, cautions: Iterable[str]) -> Story:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nrc_probe.layers import Skipped
@@ -52,6 +52,8 @@ class Story:
     """Fingerprint of the means and deviations that standardise inputs and targets; None where none do."""
     shards: tuple[str, ...] = ()
     """SHA-256 of the data sets whose rows are in it, as far as known."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Module -> its form, of the whole network; empty where unknown. See `layers.module_forms`."""
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -78,6 +80,7 @@ class Story:
             run=build(Run, d["run"]) if d["run"] else None,
             preparation=restore(d["preparation"], "str | None", "preparation"),
             shards=restore(d["shards"], "tuple[str, ...]", "shards"),
+            modules=texts(d.get("modules", {}), "modules"),
         )
 
     def fingerprints(self) -> dict[str, str | None]:
