@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,23 @@ def test_of_further_seeds_only_the_scores_are_kept(recipe, tmp_path):
     first, second = (json.loads(path.read_text(encoding="utf-8")) for path in kept)
     assert first["checkpoint"]["weight_decay"] == 1e-3
     assert first["heldout"]["model_mse"] != second["heldout"]["model_mse"]
+
+
+def test_of_unclipped_actions_only_the_scores_are_kept(recipe, monkeypatch, tmp_path):
+    monkeypatch.setitem(
+        sys.modules, "experts", types.SimpleNamespace(TASKS={}, train_expert=None, write_rows=None)
+    )
+    (tmp_path / "unclipped").mkdir()
+    shutil.copy(FIXTURES / "synthetic_linear/nrc-probe.toml", tmp_path)
+    for name in ("train.npz", "test.npz"):
+        shutil.copy(FIXTURES / "synthetic_linear" / name, tmp_path / "unclipped")
+    run = recipe("training").Training(depth=3, width=8, epochs=1)
+    recipe("hopper").fit_unclipped(tmp_path, {"wd_1e-3": run})
+    kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    seeds = [f"unclipped/seeds/wd_1e-3_seed{seed}.json" for seed in (0, 1, 2)]
+    assert kept == ["nrc-probe.toml", *seeds]
+    scores = json.loads((tmp_path / seeds[0]).read_text(encoding="utf-8"))
+    assert scores["data"]["path"].endswith("unclipped/train.npz"), "not the clipped rows beside it"
 
 
 @pytest.mark.parametrize("checkpoint", [*CHECKPOINTS, *LAST_EPOCHS])
