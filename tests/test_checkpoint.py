@@ -714,6 +714,14 @@ def test_a_truncated_zip_is_named_as_such(tmp_path: Path) -> None:
     assert refusal(path).startswith("the file is truncated: it opens as a zip archive")
 
 
+def test_a_legacy_file_cut_anywhere_is_truncated_and_never_code(tmp_path: Path) -> None:
+    path = saved(tmp_path / "net.pt", {"w": torch.ones(2)}, zipped=False)
+    whole = path.read_bytes()
+    for kept in range(16, len(whole)):
+        path.write_bytes(whole[:kept])
+        assert refusal(path).startswith("the file is truncated or broken: "), kept
+
+
 @pytest.mark.parametrize("kept", [16, 300, -20])
 @pytest.mark.parametrize("unsafe_pickle", [True, False])
 def test_a_truncated_legacy_file_is_named_as_such(tmp_path: Path, kept: int, unsafe_pickle: bool) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 
@@ -33,16 +36,30 @@ def load_torch(path: Path, content: str, *, way_out: str, unsafe_pickle: bool = 
             torch.serialization.safe_globals(STAND_INS),
         ):
             warnings.simplefilter("ignore")  # they speak to whoever calls torch.load, not to users
-            return torch.load(
-                path if mapped else file,
-                map_location="cpu",
-                mmap=mapped,
-                weights_only=not unsafe_pickle,
-            )
-    except OSError:
+            with _told_from_its_end(file, content):
+                return torch.load(
+                    path if mapped else file,
+                    map_location="cpu",
+                    mmap=mapped,
+                    weights_only=not unsafe_pickle,
+                )
+    except (OSError, CheckpointError):
         raise
     except Exception as error:  # a broken file may fail in any way: name it
         raise CheckpointError(_unpickling_problem(error, unsafe_pickle, way_out)) from error
+
+
+@contextmanager
+def _told_from_its_end(file: BinaryIO, content: str) -> Iterator[None]:
+    """Say that a bare pickle ended where its end is all that is wrong: half a name is no code."""
+    try:
+        yield
+    except UnpicklingError as error:
+        if content == "torch-legacy" and not file.read(1):
+            raise CheckpointError(
+                "the file is truncated or broken: it ends too early; save or copy it again"
+            ) from error
+        raise
 
 
 _NAMED_CODE = re.compile(r"GLOBAL ([\w.]*\w)\s|unrecognized function (\S+)|but got <class '(\w+\.[\w.]+)'>")
