@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -185,7 +186,7 @@ def read_book(path: Path, book: Any) -> Store:
                 _check_links(owner["moments"][link])
     story = told(book) if "facts" in book else None
     if "residuals" in book:
-        n, target_dim = int(book["residuals/n"][()]), int(book["residuals/mean_y"].shape[0])
+        n, target_dim = operator.index(book["residuals/n"][()]), int(book["residuals/mean_y"].shape[0])
     else:
         n, target_dim = _shape(book, "targets")
     layers = [_layer(book, link, n, target_dim) for link in book["layers"]]
