@@ -13,6 +13,9 @@ from nrc_probe.plain import shortened
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_FILE = click.Path(path_type=Path, readable=False)
+"""A path that is opened later, where what is wrong with it can be said in our words."""
+
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
@@ -52,7 +55,7 @@ network_options = _stack(
     ),
     click.option(
         "--config",
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         help="An nrc-probe.toml, whose factories run as if typed. Default: the nearest one at or above "
         "the checkpoint, whose factories need --allow-code.",
     ),
@@ -135,7 +138,6 @@ score_options = _stack(
     ),
 )
 
-_FILE = click.Path(path_type=Path, readable=False)
 
 keep_options = _stack(
     click.option("--dump", type=_FILE, metavar="FILE", help="Keep the activations of the pass in FILE."),
@@ -200,7 +202,7 @@ batch_options = _stack(
         "-o",
         "--output",
         required=True,
-        type=click.Path(path_type=Path, readable=False),
+        type=_FILE,
         metavar="FOLDER",
         help="Where the results go, each at its checkpoint's relative path, with .json added.",
     ),
@@ -223,7 +225,6 @@ batch_options = _stack(
     layers_option,
     click.option("-q", "--quiet", is_flag=True, help="No table and no progress."),
 )
-_FILE = click.Path(path_type=Path, readable=False)
 
 output_options = _stack(
     click.option(

@@ -144,10 +144,9 @@ class _Pending:
 def _room(memory: Tensor | None, rows: int, like: Rows) -> Tensor:
     """`memory`, or new where it is too small for a batch or of another kind."""
     size, kind = rows * like.columns, like.shift
-    fits = memory is not None and memory.numel() >= size
-    if memory is not None and fits and memory.dtype == kind.dtype and memory.device == kind.device:
-        return memory
-    return kind.new_empty(size)
+    if memory is None or (memory.dtype, memory.device) != (kind.dtype, kind.device) or len(memory) < size:
+        return kind.new_empty(size)
+    return memory
 
 
 def _as_batch(memory: Tensor, rows: int, like: Rows) -> Tensor:
