@@ -1166,6 +1166,23 @@ def test_a_journal_without_its_file_is_no_unfinished_dump(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
 
 
+def test_the_journal_of_a_dump_that_was_killed_once_it_had_its_name_goes(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            writing,
+            "_rename",
+            lambda partial, output: (_ for _ in ()).throw(Stopped(partial.replace(output))),
+        )
+        with pytest.raises(Stopped):
+            resume(checkpoint, data, tmp_path / "a.h5")
+    left = ["a.h5", "a.h5.partial.journal"]
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == left
+    resume(checkpoint, data, tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+    assert score(tmp_path / "a.h5").data.n == 60
+
+
 def test_a_dump_under_way_is_not_disturbed(tmp_path, monkeypatch):
     checkpoint, data = study(tmp_path)
     end_batch, refusals = writing.ActivationWriter.end_batch, []

@@ -86,6 +86,8 @@ def give_name(output: Path) -> bool:
 
     partial = partial_of(output)
     if not is_unfinished(output):
+        if output.exists() and not partial.exists():  # killed after the name was given
+            journal_of(partial).unlink(missing_ok=True)
         return False
     with readable(partial):
         file = CommittedFile(partial, create=False)
