@@ -23,11 +23,7 @@ slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(DEMO)
-	$(BIN)/python tests/benchmarks/against_forward.py
-	$(BIN)/python tests/benchmarks/against_published.py
-	$(BIN)/python tests/benchmarks/batch.py
-	$(BIN)/python tests/benchmarks/dump_throughput.py
-	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/everything.py
 
 fixtures: $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fixtures]'

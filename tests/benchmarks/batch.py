@@ -4,8 +4,7 @@
 
 One side is a Python process that calls `analyze` once a checkpoint: import and first opening of the
 data are paid once, and not counted. The other is `nrc-probe batch` as a whole process, counted from
-its start to its end, with one worker and with two. Rounds alternate, so that a noisy machine
-disturbs all alike; the figure is the median over rounds of the ratio within a round.
+its start to its end, with one worker and with more.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from measuring import Figure, network, over, show  # before torch
+
+import torch  # isort: skip
 import numpy as np
-import torch
-from against_forward import network
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
@@ -71,34 +71,42 @@ def batch(folder: Path, workers: int, checkpoints: int) -> float:
     return seconds
 
 
+def figures(
+    checkpoints: int, rows: int, width: int, depth: int, *, workers: Sequence[int], rounds: int
+) -> Iterator[Figure]:
+    """One line a number of workers."""
+    alone: list[float] = []
+    batches: dict[int, list[float]] = {count: [] for count in workers}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder, checkpoints, rows, width, depth)
+        batch(folder, 1, checkpoints)  # warms the disk's cache up
+        for _ in range(rounds):
+            alone.append(analyses(folder))
+            for count in workers:
+                batches[count].append(batch(folder, count, checkpoints))
+    for count, taken in batches.items():
+        yield Figure(
+            f"batch of {checkpoints}, {depth} x {width}, {rows:,} rows, {count} worker{'s'[: count - 1]} "
+            f"({min(taken):.1f} to {max(taken):.1f} s)",
+            "the analyses alone, in one process",
+            over(taken, alone),
+            goal="≤ 1.5",
+        )
+
+
 def main() -> None:
-    """Measure in rounds; print the medians."""
-    parser = argparse.ArgumentParser(description="How long a batch takes against the sum of its analyses")
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoints", type=int, default=70)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    seconds: dict[str, list[float]] = {"analyses alone": [], "1 worker": [], "2 workers": []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_run(folder, asked.checkpoints, asked.rows, asked.width, asked.depth)
-        batch(folder, 1, asked.checkpoints)  # warms the disk's cache up
-        for _ in range(asked.rounds):
-            seconds["analyses alone"].append(analyses(folder))
-            for workers in (1, 2):
-                key = f"{workers} worker{'s' if workers > 1 else ''}"
-                seconds[key].append(batch(folder, workers, asked.checkpoints))
-    print(f"{asked.checkpoints} checkpoints of {asked.depth} x {asked.width}, {asked.rows:,} rows")
-    alone = seconds["analyses alone"]
-    for key, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, alone, strict=True)]
-        low, high = min(ratios), max(ratios)
-        print(
-            f"{key:<15} {statistics.median(values):6.2f} s   "
-            f"{statistics.median(ratios):.2f} of the analyses (from {low:.2f} to {high:.2f})"
-        )
+    shape = (asked.checkpoints, asked.rows, asked.width, asked.depth)
+    show(figures(*shape, workers=asked.workers, rounds=asked.rounds))
 
 
 if __name__ == "__main__":

@@ -3,25 +3,25 @@
     python tests/benchmarks/memory.py --rows 10000 100000 1000000 --widths 256 512 1024 --depths 4 8 16
 
 Every figure is the peak resident size of a whole `nrc-probe analyze` less that of `nrc-probe layers` on
-the same checkpoint, which imports and builds the same but reads no data. `sums` is what the moments of
-all layers take by themselves. Start-up is `nrc-probe --help` over `python -c pass`, median of runs in turn.
+the same checkpoint, which imports and builds the same but reads no data; the bound is what the moments of
+all layers take by themselves. Start-up is `nrc-probe --help` over `python -c pass`, in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from measuring import Figure, Run, network, over, show, times  # before torch
+
+import torch  # isort: skip
 import h5py
 import numpy as np
-import torch
-from against_forward import network
 
 INPUTS, TARGETS, BLOCK = 16, 3, 50_000
 MEBI = 2**20
@@ -31,8 +31,8 @@ def write_rows(path: Path, n: int) -> None:
     """n rows of inputs and targets, never whole in memory."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as book:
-        x = book.create_dataset("x", (n, INPUTS), "f4", chunks=(4096, INPUTS))
-        y = book.create_dataset("y", (n, TARGETS), "f4", chunks=(4096, TARGETS))
+        x = book.create_dataset("x", (n, INPUTS), "f4", chunks=(min(n, 4096), INPUTS))
+        y = book.create_dataset("y", (n, TARGETS), "f4", chunks=(min(n, 4096), TARGETS))
         for start in range(0, n, BLOCK):
             rows = rng.standard_normal((min(BLOCK, n - start), INPUTS), dtype=np.float32)
             x[start : start + len(rows)], y[start : start + len(rows)] = rows, rows[:, :TARGETS] ** 2
@@ -47,8 +47,8 @@ def peak(*arguments: str) -> int:
     return usage.ru_maxrss * 1024
 
 
-def row(folder: Path, n: int, width: int, depth: int) -> str:
-    """One line of the table."""
+def memory(folder: Path, n: int, width: int, depth: int) -> Figure:
+    """What the analysis of one shape takes."""
     data, checkpoint = folder / f"{n}.h5", folder / "net.pth"
     if not data.exists():
         write_rows(data, n)
@@ -57,40 +57,47 @@ def row(folder: Path, n: int, width: int, depth: int) -> str:
     taken = peak("analyze", str(checkpoint), "--data", str(data), "--threads", "1", "-q")
     taken -= peak("layers", str(checkpoint))
     sums = 8 * ((INPUTS + TARGETS + 1) ** 2 + (depth - 1) * (width + TARGETS + 1) ** 2)
-    return f"{n:>9,} {width:>6} {depth:>6} {taken / MEBI:>5.0f} {sums / MEBI:>6.0f}"
+    what = f"peak memory beyond imports: {depth} x {width}, {n:,} rows"
+    return Figure(what, "MiB", [taken / MEBI], [sums / MEBI])
 
 
-def start_up(rounds: int) -> float:
+def start_up(rounds: int) -> Figure:
     """`nrc-probe --help` over an empty program."""
+    commands = {"--help": ("-m", "nrc_probe", "--help"), "empty": ("-c", "pass")}
 
-    def seconds(*command: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - started
+    def starter(words: Sequence[str]) -> Run:
+        return lambda: subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
 
-    pairs = [(seconds("-m", "nrc_probe", "--help"), seconds("-c", "pass")) for _ in range(rounds)]
-    return statistics.median(ours / empty for ours, empty in pairs)
+    taken = times({name: starter(words) for name, words in commands.items()}, rounds)
+    what = f"start-up: --help ({1000 * min(taken['--help']):.0f} to {1000 * max(taken['--help']):.0f} ms)"
+    return Figure(what, "an empty Python program", over(taken["--help"], taken["empty"]))
+
+
+def figures(
+    rows: Sequence[int], widths: Sequence[int], depths: Sequence[int], *, rounds: int
+) -> Iterator[Figure]:
+    """Memory, one thing varied at a time from the first of the others; then the start-up."""
+    n, width, depth = rows[0], widths[0], depths[0]
+    shapes = [
+        *((count, width, depth) for count in rows),
+        *((n, wide, depth) for wide in widths[1:]),
+        *((n, width, deep) for deep in depths[1:]),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in shapes:
+            yield memory(Path(folder), *shape)
+    yield start_up(rounds)
 
 
 def main() -> None:
-    """Print the table, one thing varied at a time from the first of the others."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
-    n, width, depth = asked.rows[0], asked.widths[0], asked.depths[0]
-    shapes = [
-        *((rows, width, depth) for rows in asked.rows),
-        *((n, wide, depth) for wide in asked.widths[1:]),
-        *((n, width, deep) for deep in asked.depths[1:]),
-    ]
-    print("     rows  width layers   MiB   sums")
-    with tempfile.TemporaryDirectory() as folder:
-        for shape in shapes:
-            print(row(Path(folder), *shape), flush=True)
-    print(f"start-up: --help takes {start_up(asked.rounds):.1f} times an empty Python program")
+    show(figures(asked.rows, asked.widths, asked.depths, rounds=asked.rounds))
 
 
 if __name__ == "__main__":
