@@ -87,7 +87,10 @@ def scaled(values: Tensor) -> tuple[Tensor, int]:
 def spectrum(matrix: Tensor) -> Spectrum:
     """Eigendecomposition of a symmetric (d, d) float64 matrix, largest first."""
     driver = "evd" if len(matrix) > 1 else "ev"  # scipy before 1.12 asks evd for too little memory at 1
-    values, vectors = scipy.linalg.eigh(matrix.numpy(), driver=driver, check_finite=False)
+    try:
+        values, vectors = scipy.linalg.eigh(matrix.numpy(), driver=driver, check_finite=False)
+    except np.linalg.LinAlgError:  # divide and conquer may fail to converge where plain QR iteration does not
+        values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="ev", check_finite=False)
     return Spectrum(_descending(values), vectors)
 
 
@@ -153,7 +156,7 @@ def _tridiagonal(matrix: Matrix, mean: Matrix) -> tuple[Matrix, Matrix, _Reflect
 
 def _of_tridiagonal(diagonal: Matrix, beside: Matrix) -> tuple[Tensor, Matrix]:
     found = lapack.of_tridiagonal(diagonal, beside)
-    if found is None:  # divide and conquer may fail to converge where plain QR iteration does not
+    if found is None:  # as in `spectrum`
         found = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
     values, vectors = found
     return _descending(values), vectors
@@ -192,14 +195,23 @@ def weight_spectrum(weight: Tensor, rank: int) -> WeightSpectrum:
         # of float32 weights such values are rounding anyway
         whole = weight.dtype == torch.float64 and bool(values[-1] <= _IN_SQUARES * values[0])
     if whole:
-        _, values, right = torch.linalg.svd(W, full_matrices=False)
-        directions = right.T
+        values, directions = _whole(W)
     return WeightSpectrum(
         values=values * scale,
         directions=directions,
         tolerance=float(values[0]) * scale * max(W.shape) * eps,
         stable_rank=float(W.square().sum()) / float(values[0]) ** 2 if values[0] > 0 else math.nan,
     )
+
+
+def _whole(W: Tensor) -> tuple[Tensor, Tensor]:
+    """All singular values and right singular vectors."""
+    try:
+        _, values, right = torch.linalg.svd(W, full_matrices=False)
+    except RuntimeError:  # it did not converge: as in `spectrum`
+        _, *found = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver="gesvd")
+        values, right = map(torch.from_numpy, found)
+    return values, right.T
 
 
 def _leading_of_gram(W: Matrix, count: int) -> tuple[Tensor, Tensor]:
