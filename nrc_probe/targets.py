@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from nrc_probe.atomic import check_writable, write_all
 from nrc_probe.errors import OutputError
@@ -45,7 +46,14 @@ def output_targets(
         if path != Path("-"):
             check_writable(path)
             _spare_other_files(path, form)
+    _check_kind_draws(targets.values())
     return targets
+
+
+def _check_kind_draws(forms: Iterable[str]) -> None:
+    source = click.get_current_context().get_parameter_source("kind")
+    if source is ParameterSource.COMMANDLINE and not any(form in FIGURES for form in forms):
+        raise click.BadParameter("it says what a figure shows: name one with --figure", param_hint="'--kind'")
 
 
 def _spelled_out(path: Path) -> str:

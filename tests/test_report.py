@@ -563,3 +563,11 @@ def test_no_number_is_printed_with_more_than_twelve_characters(size: float) -> N
     result = replace(result, checkpoint=replace(result.checkpoint, weight_decay=size, learning_rate=size))
     numbers = re.findall(r"[-+.\de]*\d[-+.\de]*", text_of(result))
     assert [number for number in numbers if len(number) > 12] == []
+
+
+def test_layers_of_bare_numbers_are_said_to_be_layers() -> None:
+    assert reading(a_result(a_layer("0", 0.5), a_layer("2", 0.1))).startswith(
+        "From layer 2 on (1 of 2 layers)"
+    )
+    assert "variance in layer 2.0 lies outside" in reading(a_result(a_layer("2.0", 0.5)))
+    assert reading(a_result(a_layer("fc1", 0.5), a_layer("fc2", 0.1))).startswith("From fc2 on")

@@ -113,6 +113,15 @@ def test_analyze_writes_the_page_and_the_figure_of_one_checkpoint(
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "b.svg").read_bytes()
 
 
+def test_a_kind_of_figure_without_a_figure_is_an_error(run: Command, results: Path) -> None:
+    for outputs in ((), ("-q",), ("--csv", "a.csv")):
+        refused = run("report", results, "--kind", "epochs", *outputs)
+        assert refused.code == 2
+        assert "'--kind': it says what a figure shows: name one with --figure" in refused.err
+    pytest.importorskip("matplotlib")
+    assert run("report", results, "--kind", "epochs", "-o", "a.svg", "-q").code == 0
+
+
 def test_a_figure_by_a_field_that_does_not_vary_is_drawn_and_said_to_be_so(
     run: Command, results: Path
 ) -> None:

@@ -21,6 +21,7 @@ from nrc_probe.report.onset import (
 )
 from nrc_probe.report.reading import reading
 from nrc_probe.report.study import Run, Study, layer_names
+from nrc_probe.report.words import some
 from nrc_probe.result import Result
 
 _RUNS_DESCRIBED = 12
@@ -117,7 +118,7 @@ def _onset(run: Run, since: Sequence[int], at_last: Sequence[str]) -> str:
     if at_last:
         return (
             f"NRC1 holds in one or more of these from {run.clock} {first} on; "
-            f"in {_some(at_last)} it is met at the last checkpoint only, and nothing shows whether it stays."
+            f"in {some(at_last)} it is met at the last checkpoint only, and nothing shows whether it stays."
         )
     if first == last:
         seen = ", the first checkpoint" if first == run.times[0] else ""
@@ -145,7 +146,7 @@ def _separation(comparison: Comparison) -> Iterator[str]:
     }
     subject = f"{comparison.title.capitalize()} ({', '.join(text_of(value) for value, _ in groups)})"
     if any(parted.values()):
-        where = "; ".join(f"{title} in {_some(layers)}" for title, layers in parted.items() if layers)
+        where = "; ".join(f"{title} in {some(layers)}" for title, layers in parted.items() if layers)
         yield f"{subject} separates the runs, by conditions met at some values only: {where}."
     else:
         yield (
@@ -207,8 +208,3 @@ def _errors(groups: Sequence[tuple[Value, Sequence[Result]]]) -> Iterator[str]:
 def _median(errors: Iterator[float]) -> float:
     finite = [error for error in errors if math.isfinite(error)]
     return median(finite) if finite else math.nan
-
-
-def _some(names: Sequence[str], shown: int = 4) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

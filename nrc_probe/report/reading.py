@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 
+from nrc_probe.report.words import some, spoken
 from nrc_probe.result import LayerResult, Result
 
 
@@ -26,11 +27,12 @@ def _where(result: Result) -> Iterator[str]:
     tail = layers[[layer.name for layer in layers].index(first) :]
     trivial = [layer.name for layer in tail if _cannot_fail(layer)]
     if len(trivial) == len(tail):
-        yield f"NRC1 holds from {first} on, but it cannot fail in {_some(trivial)}: no wider than the signal."
+        cannot = f"it cannot fail in {some(trivial)}: no wider than the signal"
+        yield f"NRC1 holds from {spoken(first)} on, but {cannot}."
     else:
         yield _collapsed(list(dropwhile(_cannot_fail, tail)), result)
         if trivial:
-            yield f"NRC1 cannot fail in {_some(trivial)}: no wider than the signal."
+            yield f"NRC1 cannot fail in {some(trivial)}: no wider than the signal."
     yield from _unscored(result)
 
 
@@ -43,7 +45,7 @@ def _collapsed(tail: Sequence[LayerResult], result: Result) -> str:
     limit = f"{100 * result.settings.thresholds.nrc1:g}%"
     met = [layer for layer in tail if all(layer.conditions.values())]
     return (
-        f"From {tail[0].name} on ({len(tail)} of {_count(len(result.layers), _scored(result))}), "
+        f"From {spoken(tail[0].name)} on ({len(tail)} of {_count(len(result.layers), _scored(result))}), "
         f"at most {limit} of the feature variance lies outside {_directions(tail)}; {_all_four(met, tail)}."
     )
 
@@ -62,13 +64,13 @@ def _unscored(result: Result) -> Iterator[str]:
 def _not_collapsed(layers: Sequence[LayerResult], limit: float, kind: str) -> str:
     last = layers[-1]
     before = [layer.name for layer in layers if layer.conditions["nrc1"] and not _cannot_fail(layer)]
-    held = f"NRC1 holds in {_some(before)}, but not up to the last {kind}" if before else ""
+    held = f"NRC1 holds in {some(before)}, but not up to the last {kind}" if before else ""
     head = held or f"No collapse up to the last {kind}"
     if math.isnan(last.nrc1):
-        return f"{head}: NRC1 is undefined in {last.name}."
+        return f"{head}: NRC1 is undefined in {spoken(last.name)}."
     share = f"{100 * last.nrc1:.3g}%" if last.nrc1 > 1.01 * limit else f"{100 * last.nrc1:.6g}%"
     return (
-        f"{head}: {share} of the feature variance in {last.name} lies outside "
+        f"{head}: {share} of the feature variance in {spoken(last.name)} lies outside "
         f"{_directions([last])} (NRC1 <= {limit:g} is not met there)."
     )
 
@@ -92,12 +94,7 @@ def _all_four(met: Sequence[LayerResult], tail: Sequence[LayerResult]) -> str:
         return "all four conditions hold in each of them"
     if not met:
         return "all four conditions hold in none of them"
-    return f"all four conditions hold in {len(met)} of them ({_some([m.name for m in met])})"
-
-
-def _some(names: Sequence[str], shown: int = 4) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return f"all four conditions hold in {len(met)} of them ({some([m.name for m in met])})"
 
 
 def _linearity(result: Result) -> Iterator[str]:
@@ -111,7 +108,7 @@ def _linearity(result: Result) -> Iterator[str]:
     else:
         already = "" if linear is result.layers[-1] else "already "
         yield (
-            f"A linear map of {linear.name}'s input {already}predicts with "
+            f"A linear map of {spoken(linear.name)}'s input {already}predicts with "
             f"{_times(linear.nrc4_ratio)}the network's own error."
         )
 
@@ -120,7 +117,7 @@ def _ranks(result: Result) -> Iterator[str]:
     last, targets = result.layers[-1], result.data.target_rank
     if targets is not None and not math.isnan(last.effective_rank):
         yield (
-            f"The input of {last.name} has an effective rank of {last.effective_rank:.3g}, "
+            f"The input of {spoken(last.name)} has an effective rank of {last.effective_rank:.3g}, "
             f"the targets have rank {targets}."
         )
 

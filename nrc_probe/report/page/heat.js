@@ -4,7 +4,7 @@
 const CIVIDIS = [
   [0, 32, 77], [0, 52, 110], [57, 72, 107], [87, 92, 109], [112, 113, 115], [138, 134, 120], [166, 157, 117], [196, 181, 108], [228, 207, 91], [255, 234, 70],
 ];
-const UNDEFINED = [150, 150, 150, 255];
+const UNDEFINED = [0, 0, 0, 0]; // the page shows through: no colour of the scale
 
 // 0 at what is collapsed, 1 at what is farthest from it; ratios by their logarithm from 1 to 16.
 function farness(condition, value) {
@@ -51,7 +51,7 @@ function heatLegend(condition) {
     pen.fillRect(x, 0, 1, 9);
   }
   const ends = condition.most === 1 ? ["0", "1"] : ["1", "16 and above"];
-  return element("div", { class: "legend" }, element("span", { text: ends[0] }), bar, element("span", { text: ends[1] }), element("span", { text: "· outlined: met · grey: undefined" }));
+  return element("div", { class: "legend" }, element("span", { text: ends[0] }), bar, element("span", { text: ends[1] }), element("span", { text: "· outlined: met · blank: undefined" }));
 }
 
 function drawHeatMaps() {
