@@ -59,6 +59,12 @@ def test_info_says_what_is_inside(run: Callable[..., Run]) -> None:
         assert words in said, said
 
 
+def test_info_says_what_is_standardised(run: Callable[..., Run]) -> None:
+    for name, options, there in (("a.h5", (), False), ("s.h5", ("--standardize", "targets"), True)):
+        assert run("dump", "net.pth", "--data", "data.npz", *options, "-o", name, "-q").code == 0
+        assert (", standardised: targets" in " ".join(run("info", name).out.split())) == there
+
+
 def test_info_tells_the_rows_and_sizes_of_sums(run: Callable[..., Run], folder: Path) -> None:
     dump("net.pth", "data.npz", output="m.h5", moments_only=True)
     said = run("info", "m.h5").out

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nrc_probe.recording import in_bytes
 from nrc_probe.report.grid import Page
+from nrc_probe.scoring import DataSource
 from nrc_probe.store.contents import Contents, LayerContents
 
 _TITLE_WIDTH = 11
@@ -37,13 +38,18 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
         if facts.checkpoint.path is not None:
             yield "checkpoint", facts.checkpoint.path
         yield "network", f"{facts.model.summary} ({facts.model.source})"
-        read = f": {facts.data.reading}" if facts.data.reading else ""
-        yield "data", f"{facts.data.path or 'given in memory'}{read}"
+        yield "data", _data(facts.data)
         yield "pooling", f"{settings.pooling}; precision {settings.precision}"
     yield "rows", f"{contents.n:,}, targets {contents.target_dim} wide"
     yield "holds", ", ".join(_kinds(contents))
     for name, reason in contents.skipped.items():
         yield "not stored", f"{name}: {reason}"
+
+
+def _data(data: DataSource) -> str:
+    read = f": {data.reading}" if data.reading else ""
+    prepared = f", standardised: {' and '.join(data.standardized)}" if data.standardized else ""
+    return f"{data.path or 'given in memory'}{read}{prepared}"
 
 
 def _state(contents: Contents) -> str:
