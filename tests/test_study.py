@@ -92,6 +92,16 @@ def test_without_epochs_the_names_give_the_order() -> None:
     assert run.labels == ("last.pth", "step9.pth", "step10.pth")
 
 
+def test_a_run_without_a_folder_is_not_called_by_its_first_checkpoint() -> None:
+    def named(path, epoch):
+        result = at_epoch(epoch, [0.5])
+        return replace(result, checkpoint=replace(result.checkpoint, path=path))
+
+    assert [run.name for run in study(named("1.pth", 1), named("2.pth", 2)).runs] == ["run"]
+    assert [run.name for run in study(named("1.pth", 1)).runs] == ["1.pth"]
+    assert [run.name for run in study(named("r/1.pth", 1), named("r/2.pth", 2)).runs] == ["r"]
+
+
 def test_layers_that_only_some_checkpoints_scored_are_named_too() -> None:
     few = a_result(a_layer("fc1"), a_layer("extra"))
     assert layer_names([few, a_result(a_layer("fc1"), a_layer("fc2"), a_layer("fc3"))]) == [

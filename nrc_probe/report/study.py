@@ -74,7 +74,7 @@ class Study:
 def group_runs(found: Iterable[Found]) -> tuple[Run, ...]:
     """The runs, in natural order of their folders and weight decays; checkpoints by epoch, else by name."""
     groups = trainings(found)
-    names = _names([training.members[0] for training in groups])
+    names = [_only_name(groups[0].members)] if len(groups) == 1 else _names([t.members[0] for t in groups])
     return tuple(_run(name, training) for name, training in zip(names, groups, strict=True))
 
 
@@ -130,10 +130,14 @@ def _clock(results: Sequence[Result]) -> str:
 # ------------------------------------------------------------------------------------------- naming
 
 
+def _only_name(members: Sequence[Found]) -> str:
+    """The folder's name; the checkpoint's where there is no folder and no other checkpoint."""
+    place = members[0].place
+    return place.parent.name or (place.name if len(members) == 1 else "run")
+
+
 def _names(members: Sequence[Found]) -> list[str]:
     """The shortest words that tell the runs apart: weight decay alone, else the folder and more."""
-    if len(members) == 1:
-        return [members[0].place.parent.name or members[0].place.name]
     facets = _facets(members)
     if _all_differ(facets[0]):
         return facets[0]
