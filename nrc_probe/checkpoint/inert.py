@@ -47,7 +47,7 @@ def _scalar(dtype: object, raw: object = b"") -> object:
 
 
 def _path_text(*parts: object) -> str:
-    return "/".join(str(part) for part in parts)
+    return "/".join(part for part in parts if isinstance(part, str))
 
 
 # Training scripts leave these beside the tensors. numpy's own would let a file forge a dtype, and

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import torch
 
 from nrc_probe.checkpoint.inert import STAND_INS
+from nrc_probe.checkpoint.unfolding import unfolds_without_end
 from nrc_probe.errors import CheckpointError
 from nrc_probe.plain import first_line
+
+_LEGACY_PICKLES = 5
 
 
 def load_torch(path: Path, content: str, *, way_out: str, unsafe_pickle: bool = False) -> object:
@@ -36,6 +40,8 @@ def load_torch(path: Path, content: str, *, way_out: str, unsafe_pickle: bool = 
             torch.serialization.safe_globals(STAND_INS),
         ):
             warnings.simplefilter("ignore")  # they speak to whoever calls torch.load, not to users
+            if not unsafe_pickle:
+                _check_ends(file, content)
             with _told_from_its_end(file, content):
                 return torch.load(
                     path if mapped else file,
@@ -47,6 +53,20 @@ def load_torch(path: Path, content: str, *, way_out: str, unsafe_pickle: bool = 
         raise
     except Exception as error:  # a broken file may fail in any way: name it
         raise CheckpointError(_unpickling_problem(error, unsafe_pickle, way_out)) from error
+
+
+def _check_ends(file: BinaryIO, content: str) -> None:
+    """Raise CheckpointError for a pickle that would be read for ever; the file's place stays."""
+    if content == "torch-zip":
+        with zipfile.ZipFile(file) as archive:
+            (name,) = [n for n in archive.namelist() if n.partition("/")[2] == "data.pkl"]
+            with archive.open(name) as pickled:
+                endless = unfolds_without_end(cast(BinaryIO, pickled))
+    else:  # a magic number, a version, facts of the machine, the object, keys
+        endless = any(unfolds_without_end(file) for _ in range(_LEGACY_PICKLES))
+    file.seek(0)
+    if endless:
+        raise CheckpointError("the file is broken: its pickle holds tuples that unfold without end")
 
 
 @contextmanager
