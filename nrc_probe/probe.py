@@ -143,8 +143,8 @@ def dump(
     moments: also the sums, so that `score` need not read the activations; moments_only: these alone, of
     a size that rows do not change.
     resume: go on with a dump that was interrupted. yes: begin also where the disk seems too small.
-    announce: told how much is to be written. Memory is a chunk a layer; held-out rows leave their sums.
-    Returns what is inside. Raises ProbeError.
+    announce: told what is gone on with, and how much is to be written. Memory is a chunk a layer;
+    held-out rows leave their sums. Returns what is inside. Raises ProbeError.
     """
     form = Form(dtype, compression)
     check_form(form)
@@ -155,7 +155,7 @@ def dump(
         if moments_only:
             save_sums(place, study.story(None), study.readers, *_passes(study, progress))
         elif not (resume and is_done(place, study.story(form, sums_too=moments))):
-            check_resumable(place, study.story(form, sums_too=moments), resume=resume)
+            check_resumable(place, study.story(form, sums_too=moments), resume=resume, announce=announce)
             plan = _plan(
                 study, form, place, size_check(place, announce, yes=yes), sums_too=moments, saves_sums=moments
             )

@@ -68,10 +68,11 @@ def is_done(output: Path, story: Story) -> bool:
     return True
 
 
-def check_resumable(output: Path, story: Story, *, resume: bool) -> None:
+def check_resumable(output: Path, story: Story, *, resume: bool, announce: Announce | None = None) -> None:
     """Raise StoreError where an unfinished dump is there and nobody said what to do, or it cannot be said.
 
-    A dump is resumed only from files: nobody can tell whether live data are still the same.
+    A dump is resumed only from files: nobody can tell whether live data are still the same. It is
+    announced, since all that is kept will be read once.
     """
     if not is_unfinished(output):
         return
@@ -85,6 +86,9 @@ def check_resumable(output: Path, story: Story, *, resume: bool) -> None:
                 f"{partial_of(output)}: cannot be resumed: the {name} is no file, so that nobody can tell "
                 "whether it is still the same (remove the file and begin anew)"
             )
+    if announce:
+        kept = partial_of(output)
+        announce(f"{kept}: going on with it, {in_bytes(kept.stat().st_size)} are read and checked first")
 
 
 def size_check(output: Path, announce: Announce | None, *, yes: bool) -> Callable[[int | None], None]:

@@ -944,6 +944,12 @@ def test_a_dump_is_not_resumed_with_other_settings(options, words, interrupted):
     resume(*interrupted)
 
 
+def test_a_resumed_dump_says_first_what_it_will_read_again(interrupted):
+    said = []
+    resume(*interrupted, announce=said.append)
+    assert re.search(r"a\.h5\.partial: going on with it, [\d.]+ KiB are read and checked first$", said[0])
+
+
 def test_a_dump_is_not_resumed_with_another_checkpoint_or_other_data(interrupted):
     checkpoint, data, path = interrupted
     other = save_network(checkpoint.parent / "other.pth", trained(small_network()))
