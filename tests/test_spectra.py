@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields, replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -9,7 +11,7 @@ import torch
 from test_metrics import covariance_and_mean
 
 from nrc_probe import lapack
-from nrc_probe.spectra import feature_spectra, weight_spectrum
+from nrc_probe.spectra import feature_spectra, scaled, weight_spectrum
 
 
 def nothing(*_):
@@ -94,3 +96,24 @@ def test_a_weight_has_a_direction_for_each_of_its_values(shape):
     assert got.directions.shape == (shape[1], len(got.values))
     assert len(got.values) >= 3
     torch.testing.assert_close((W @ got.directions).norm(dim=0), got.values)
+
+
+def test_a_weight_with_a_dead_direction_has_a_stable_rank():
+    assert weight_spectrum(torch.diag(torch.tensor([2.0, 1.0, 0.0])), 1).stable_rank == pytest.approx(5 / 4)
+
+
+def test_spectra_are_not_changed_once_made_and_are_equal_to_themselves_alone():
+    both = feature_spectra(*covariance_and_mean(150, 1.0))
+    for one in (both, both.centred, both.centred._reflections, weight_spectrum(torch.eye(2), 1)):
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, fields(one)[0].name, None)
+        assert one == one
+        assert one != replace(one)
+
+
+@pytest.mark.parametrize("power", [-1060, -1000, 0, 1000])
+def test_scaled_values_are_neither_lost_nor_changed(power):
+    values = torch.tensor([0.75, -0.5], dtype=torch.float64) * 2.0**power
+    got, k = scaled(values)
+    assert got.tolist() == [0.75 * 2.0 ** (power - k), -0.5 * 2.0 ** (power - k)]
+    assert k == max(power, -1000)
