@@ -90,7 +90,7 @@ def random_alignment(width: int, rank: int, weight_rank: int) -> float:
     standard error is below 0.003. Only r x r matrices are drawn (Bartlett's decomposition).
     """
     if rank == weight_rank == 1:
-        return math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi)
+        return _capped(math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi))
     small, large = sorted((rank, weight_rank))
     rng = np.random.default_rng(0)
     draws = max(64, 8192 // large)

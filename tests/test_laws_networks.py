@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_laws import (
     PREDICTIONS,
@@ -59,6 +59,14 @@ def test_standardised_targets_divide_every_column_s_error_by_its_variance(seed, 
         assert layer.nrc4 == pytest.approx(expected(lambda one, k=place: one.layers[k].nrc4), rel=1e-6)
         # the mean of each column's variance is then 1
         assert layer.nrc4_r2 == pytest.approx(1 - layer.nrc4, rel=1e-6, abs=1e-9)
+
+
+@given(seed=seeds, widths=hidden, standardize=st.sampled_from([(), ("targets",)]))
+@example(seed=234, widths=[3, 5, 10], standardize=("targets",))  # at the default cutoff it is the other way
+@law
+def test_an_intercept_never_harms_the_linear_map_where_no_direction_is_cut_off(seed, widths, standardize):
+    result = scores(network(seed, widths), *rows(seed), standardize=standardize, rcond=0.0)
+    for layer in result.layers:
         assert layer.nrc4_no_intercept >= layer.nrc4 * (1 - 1e-9)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from itertools import pairwise
 
 import numpy as np
@@ -108,6 +109,14 @@ def test_fast_precision_is_close_and_sums_in_float64():
     assert_same(fast, whole(H.float(), Y), rtol=2e-6)
 
 
+def test_fast_precision_multiplies_in_float32_and_exact_in_float64():
+    a = 1 + 2**-13  # its square ends with 2**-26, which float32 has no room for
+    H = torch.tensor([[a], [-a]], dtype=torch.float64)
+    fast = "FAST".lower()  # as a file says it: not the very object of the constant
+    assert float(accumulate(H, H, precision="exact").scatter_hh) == 2 + 2**-11 + 2**-25
+    assert float(accumulate(H, H, precision=fast).scatter_hh) == 2 + 2**-11
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_features_are_widened_before_they_are_multiplied(dtype):
     H, Y = sample(300)
@@ -125,3 +134,37 @@ def test_constant_features_have_no_scatter():
 def test_a_covariance_that_no_machine_holds_is_refused_before_it_is_made():
     with pytest.raises(DataError, match="the covariance of 3 features and 10000000 targets needs 8000"):
         MomentAccumulator(3, 10**7)
+
+
+def test_targets_may_be_whole_numbers():
+    H, _ = sample(40)
+    classes = torch.arange(40)[:, None] % 3
+    assert_same(accumulate(H, classes, [7]), whole(H, classes))
+
+
+def test_the_first_mean_is_taken_in_float64_where_float32_has_no_room_for_the_sum():
+    H = torch.full((2, 1), 3e38)
+    assert accumulate(H, torch.zeros(2, 1)).scatter_hh == 0
+
+
+def test_sums_are_made_on_the_device_of_the_features():
+    H, Y = torch.empty(9, 4, device="meta"), torch.empty(9, 2, device="meta")
+    total = MomentAccumulator(4, 2, device="meta")
+    total.update(H, Y)
+    with pytest.raises(NotImplementedError, match="meta"):  # the way back to the CPU, which meta has not
+        total.finish()
+
+
+def test_how_rows_are_added_up_is_said_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        MomentAccumulator(3, 1, "fast")
+    assert MomentAccumulator(width=3, target_dim=1, precision="fast").n == 0
+
+
+def test_moments_are_not_changed_once_made_and_are_equal_to_themselves_alone():
+    H, Y = sample(9)
+    one, other = accumulate(H, Y), accumulate(H, Y)
+    with pytest.raises(FrozenInstanceError):
+        one.n = 10
+    assert one == one
+    assert one != other
