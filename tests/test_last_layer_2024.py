@@ -58,6 +58,22 @@ def test_the_third_term_is_farthest_where_the_root_opposes_the_gram():
     assert conditions(H, H, W[::-1, ::-1].copy()).nrc3 == pytest.approx(0, abs=1e-12)
 
 
+def test_no_shift_goes_beyond_the_smallest_root():
+    # T^(1/2) = diag(3, 2, 1), W Wᵀ = diag(1, 0, 0): a shift of 1.3 would score more than 1 does
+    H = np.vstack([np.eye(3), -np.eye(3)]) * [3, 2, 1]
+    assert conditions(H, H, np.diag([1.0, 0.0, 0.0])).nrc3 == pytest.approx(2 - 4 / math.sqrt(5))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_rounding_leaves_of_equal_roots_is_not_compared(seed):
+    rng = np.random.default_rng(seed)
+    Y = np.linalg.qr(oracles.centred(rng.standard_normal((50, 3))))[0]
+    W = rng.standard_normal((3, 3))
+    A = W @ W.T
+    expected = 2 - 2 * np.trace(A) / (np.linalg.norm(A) * math.sqrt(3))  # of the identity, unshifted
+    assert conditions(Y, Y, W).nrc3 == pytest.approx(expected)
+
+
 def test_features_that_do_not_exist_have_no_energy_to_lie_anywhere():
     H, Y, _ = case(t=3)
     got = conditions(np.zeros_like(H), Y, np.ones((3, 12)))
@@ -66,10 +82,10 @@ def test_features_that_do_not_exist_have_no_energy_to_lie_anywhere():
     assert got.nrc3 >= 0
 
 
-@pytest.mark.parametrize("edge", ["zero weight", "constant targets", "other rows"])
+@pytest.mark.parametrize("edge", ["zero weight", "constant targets", "fewer rows", "more rows"])
 def test_the_third_term_is_undefined_without_two_matrices_to_compare(edge):
     H, Y, _ = case(t=3)
-    W = np.random.default_rng(0).standard_normal((2 if edge == "other rows" else 3, 12))
+    W = np.random.default_rng(0).standard_normal(({"fewer rows": 2, "more rows": 4}.get(edge, 3), 12))
     if edge == "zero weight":
         W = W * 0
     if edge == "constant targets":
@@ -103,6 +119,14 @@ def test_more_targets_than_features_leave_no_energy_outside_all_components():
     assert conditions(H, Y, np.random.default_rng(0).standard_normal((5, 3))).nrc1 == pytest.approx(
         0, abs=1e-9
     )
+
+
+def test_no_condition_depends_on_the_units_of_the_features():
+    H, Y, _ = case(t=3)
+    W = np.random.default_rng(0).standard_normal((3, 12))
+    one, other = conditions(H, Y, W), conditions(H * np.float32(2**-10), Y, W)
+    for name in ("nrc1", "nrc2", "nrc3"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
 
 
 @pytest.mark.parametrize("power", [-150, 150])

@@ -76,7 +76,10 @@ def test_a_small_weight_is_decomposed_by_qr_where_torch_does_not_converge(monkey
     W = weight_with(np.linspace(3, 1, 20), (30, 40))
     expected = weight_spectrum(W, 4)
     monkeypatch.setattr(torch.linalg, "svd", refuse)
+    calls = told(monkeypatch, "svd")
     got = weight_spectrum(W, 4)
+    assert [call["lapack_driver"] for call in calls] == ["gesvd"]
+    assert got.directions.shape == expected.directions.shape
     torch.testing.assert_close(got.values, expected.values)
     torch.testing.assert_close(got.directions[:, :20].abs(), expected.directions[:, :20].abs())
 
