@@ -120,11 +120,10 @@ def test_a_ratio_to_a_value_of_zero_is_undefined():
     assert (got.notes, got.undecided) == ((), ())
 
 
-def test_features_of_just_the_rank_of_the_signal_may_have_equal_variances_beyond_doubt():
-    equal = score(*crossed(3, 3, 0, 0), CLEAR, 1)  # two directions, of which one is asked for
-    assert equal.undecided == ("nrc2", "nrc3")
-    few = score(*crossed(3, 2, 0), CLEAR[:, :3], 3)  # all of the width: nothing completes them
-    assert few.undecided == ()
+def test_a_signal_of_the_whole_width_leaves_no_subspace_to_pick():
+    got = score(*crossed(3, 2, 0), CLEAR[:, :3], 3)
+    assert got.nrc3 == pytest.approx(1)
+    assert got.undecided == ()
 
 
 def test_scores_are_not_changed_once_made():
