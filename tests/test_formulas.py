@@ -147,11 +147,12 @@ def test_the_chance_level_of_two_lines_is_the_mean_height_on_a_sphere(width, exp
     assert random_alignment(width, 1, 1) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("rank", "weight_rank"), [(1, 3), (3, 1)])
-def test_the_chance_level_of_a_line_is_its_root_mean_in_a_subspace(rank, weight_rank):
-    # the square of the cosine is Beta(k / 2, (d - k) / 2) distributed, k = 3 and d = 9
-    log = math.lgamma(2) - math.lgamma(1.5) + math.lgamma(4.5) - math.lgamma(5)
-    assert random_alignment(9, rank, weight_rank) == pytest.approx(math.exp(log), abs=0.01)
+@pytest.mark.parametrize(("d", "k"), [(9, 3), (30, 2), (40, 5), (100, 7)])
+def test_the_chance_level_of_a_line_is_found_within_its_standard_error(d, k):
+    # the square of the cosine with a subspace of k dimensions is Beta(k / 2, (d - k) / 2) distributed
+    log = math.lgamma((k + 1) / 2) - math.lgamma(k / 2) + math.lgamma(d / 2) - math.lgamma((d + 1) / 2)
+    assert random_alignment(d, 1, k) == pytest.approx(math.exp(log), abs=0.003)
+    assert random_alignment(d, k, 1) == pytest.approx(math.exp(log), abs=0.003)
 
 
 def test_subspaces_that_fill_the_space_are_aligned_and_never_by_more_than_one():
