@@ -14,6 +14,9 @@ from torch import Tensor
 from nrc_probe.moments import Moments
 from nrc_probe.spectra import Spectrum, scaled, spectrum, weight_spectrum
 
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
+"""What a shift leaves of a root is, below t times this share of it, rounding that has no direction."""
+
 
 @dataclass(frozen=True)
 class LastLayer2024:
@@ -74,5 +77,5 @@ def _shift_candidates(A: Tensor, root: Tensor, largest: float) -> list[float]:
 def _shifted_cosine(A: Tensor, root: Tensor, shift: float) -> float:
     B = root - shift * torch.eye(len(root), dtype=root.dtype)
     size = float(A.norm()) * float(B.norm())
-    floor = torch.finfo(root.dtype).eps * float(A.norm()) * float(root.norm())
+    floor = _ROUNDING * len(root) * float(A.norm()) * float(root.norm())
     return float((A * B).sum()) / size if size > floor else -1.0

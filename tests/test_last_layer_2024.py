@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_metrics import case, moments_of
 
-from nrc_probe.last_layer_2024 import last_layer_2024
+from nrc_probe.last_layer_2024 import _gram_distance, last_layer_2024
 from nrc_probe.spectra import spectrum
 
 
@@ -62,6 +62,17 @@ def test_no_shift_goes_beyond_the_smallest_root():
     # T^(1/2) = diag(3, 2, 1), W Wᵀ = diag(1, 0, 0): a shift of 1.3 would score more than 1 does
     H = np.vstack([np.eye(3), -np.eye(3)]) * [3, 2, 1]
     assert conditions(H, H, np.diag([1.0, 0.0, 0.0])).nrc3 == pytest.approx(2 - 4 / math.sqrt(5))
+
+
+@pytest.mark.parametrize(("t", "seed"), [(2, 11), (2, 77), (2, 162), (2, 171)])
+def test_of_whitened_targets_only_the_root_itself_is_compared(t, seed):
+    # every shift of equal roots gives the same; at the whole root, rounding once passed for a direction
+    draw = torch.Generator().manual_seed(seed)
+    Y = torch.linalg.qr(torch.randn(50, t, generator=draw, dtype=torch.float64))[0]
+    W = torch.randn(t, t + 3, generator=draw, dtype=torch.float64)
+    gram = W @ W.T
+    expected = 2 - 2 * float(gram.trace() / gram.norm()) / math.sqrt(t)
+    assert _gram_distance(W, Y.T @ Y) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
