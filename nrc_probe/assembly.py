@@ -112,6 +112,7 @@ def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: obj
     """
     if isinstance(checkpoint, nn.Module):
         check_names(options)
+        _check_fits_live(options)
         summary = f"{type(checkpoint).__name__}, a live module"
         _check_finite(checkpoint, summary)
         network = Network(checkpoint, "module", summary, ())
@@ -119,6 +120,14 @@ def open_subject(checkpoint: str | Path | nn.Module, options: Options, data: obj
         return Subject(CheckpointFacts(None), network, config)
     loaded, config = open_checkpoint(_as_path(checkpoint), options, data)
     return subject_of(loaded, build_network(loaded, config.model), config)
+
+
+def _check_fits_live(options: Options) -> None:
+    for name in ("model", "model_options", "activation", "state_key", "unsafe_pickle"):
+        if options.get(name):
+            raise ConfigError(
+                f"'{name}' is about checkpoint files, but a live module was given (leave it out)"
+            )
 
 
 def open_checkpoint(path: Path, options: Options, data: object = None) -> tuple[Checkpoint, Config]:

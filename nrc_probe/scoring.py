@@ -130,6 +130,7 @@ def score_passes(
         warnings=(
             *_warnings(settings, facts, watched, scored),
             *_heldout_warnings(readers, again),
+            *_same_rows_warning(facts),
         ),
         provenance=provenance(),
     )
@@ -319,6 +320,14 @@ def limit_warning(settings: Settings, source: DataSource, watched: Pass) -> str 
     if not settings.limit or not source.rows or n >= source.rows or n > settings.limit:
         return None
     return f"only the first {n} of {source.rows} rows were used (--limit)"
+
+
+def _same_rows_warning(facts: Facts) -> Iterator[str]:
+    def rows(source: DataSource | None) -> tuple[object, ...] | None:
+        return (source.sha256, source.reading, source.rows) if source and source.sha256 else None
+
+    if rows(facts.data) and rows(facts.data) == rows(facts.heldout):
+        yield "the held-out rows are the rows of the data: what is said of held-out rows says nothing new"
 
 
 def _heldout_warnings(readers: Sequence[Reader], again: Pass | None) -> Iterator[str]:

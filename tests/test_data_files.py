@@ -363,6 +363,11 @@ CSV_ERRORS = {
         r"which columns hold the inputs\? It has 2 columns: a, b; name",
     ),
     "no names": ("1,2\n3,4\n", {}, r"which .* It has 2 columns without names \(0:2\); name them"),
+    "one name for two": (
+        "a,y,y\n1,2,3\n",
+        {"targets": "y"},
+        "2 columns are called 'y'; name them by place: 1,2",
+    ),
     "a wrong name": ("a,b\n1,2\n", {"inputs": "c"}, "has no column 'c'; it has 2 columns: a, b"),
     "out of range": ("1,2\n3,4\n", {"inputs": "0:3"}, "columns '0:3' are not there; it has 2 col"),
     "endless": ("1,2\n3,4\n", {"inputs": "0:" + "9" * 5000}, r"has no column '0:9+'; it has 2 columns"),

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nrc_probe import analyze, list_layers
-from nrc_probe.errors import CheckpointError, DataError, LayerError
+from nrc_probe.errors import CheckpointError, ConfigError, DataError, LayerError
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
 RCOND = 1e-3
@@ -726,3 +726,24 @@ def test_errors_too_large_to_be_squared_are_warned_about_and_meet_no_condition()
     assert result.warnings == (f"{said}: its error is undefined", f"held-out data: {said}")
     assert [layer.conditions["nrc4"] for layer in result.layers] == [False, False]
     assert [math.isnan(layer.nrc4_ratio) for layer in result.layers] == [True, True]
+
+
+@pytest.mark.parametrize("option", [{"activation": "gelu"}, {"model": "m:f"}, {"state_key": "net"}])
+def test_a_live_module_takes_no_option_about_files(option):
+    (x, y), model = case(), mlp(5, 8, 2)
+    name = next(iter(option))
+    with pytest.raises(
+        ConfigError, match=rf"'{name}' is about checkpoint files, but a live module was given"
+    ):
+        analyze(model, (x, y), **option)
+
+
+def test_held_out_rows_that_are_the_rows_of_the_data_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("d.npz", "e.npz"):
+        np.savez(tmp_path / name, x=rng.normal(size=(40, 5)).astype("f4"), y=rng.normal(size=(40, 2)))
+    model, said = mlp(5, 8, 2), "the held-out rows are the rows of the data"
+    same = analyze(model, tmp_path / "d.npz", heldout=tmp_path / "d.npz")
+    assert sum(warning.startswith(said) for warning in same.warnings) == 1
+    other = analyze(model, tmp_path / "d.npz", heldout=tmp_path / "e.npz")
+    assert not any(warning.startswith(said) for warning in other.warnings)

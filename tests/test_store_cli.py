@@ -65,6 +65,12 @@ def test_info_says_what_is_standardised(run: Callable[..., Run]) -> None:
         assert (", standardised: targets" in " ".join(run("info", name).out.split())) == there
 
 
+def test_a_partial_dump_that_is_not_there_is_said_not_to_be(run: Callable[..., Run], folder: Path) -> None:
+    run("info", "a.h5.partial").fails(1, "a.h5.partial: there is no such file")
+    (folder / "a.h5.partial").touch()
+    run("score", "a.h5.partial").fails(1, "a.h5.partial: the dump is not complete; resume it")
+
+
 def test_info_tells_the_rows_and_sizes_of_sums(run: Callable[..., Run], folder: Path) -> None:
     dump("net.pth", "data.npz", output="m.h5", moments_only=True)
     said = run("info", "m.h5").out

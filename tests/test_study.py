@@ -100,6 +100,9 @@ def test_a_run_without_a_folder_is_not_called_by_its_first_checkpoint() -> None:
     assert [run.name for run in study(named("1.pth", 1), named("2.pth", 2)).runs] == ["run"]
     assert [run.name for run in study(named("1.pth", 1)).runs] == ["1.pth"]
     assert [run.name for run in study(named("r/1.pth", 1), named("r/2.pth", 2)).runs] == ["r"]
+    other = named("1.pth", 1)
+    other = replace(other, data=replace(other.data, sha256="other"))
+    assert [run.name for run in study(named("1.pth", 1), other).runs] == ["run #1", "run #2"]
 
 
 def test_layers_that_only_some_checkpoints_scored_are_named_too() -> None:

@@ -237,7 +237,8 @@ def _two_files(path: Path, spec: DataSpec) -> tuple[Choice, tuple[Path, ...]]:
         inputs, read = table.select(columns), columns_read(table, columns)
     elif spec.inputs is not None:
         raise DataError(f"{path}: inputs '{spec.inputs}': expected (n, d), got {inputs.shape}")
-    return Choice(inputs, _npy(second), reading=f"inputs {read}, targets another file"), (path, second)
+    notes = (f"targets read from {second}",)
+    return Choice(inputs, _npy(second), notes, f"inputs {read}, targets another file"), (path, second)
 
 
 def _npy(path: Path) -> Array:

@@ -162,14 +162,14 @@ def _usual_columns(table: Table, words: tuple[str, ...]) -> tuple[int, ...]:
 def parse_columns(text: str, table: Table, place: str) -> tuple[int, ...]:
     """The places of the columns that `text` names: "a,b", "0:8", "0,2,5:7", "-2:"."""
     if text in table.names:
-        return (table.names.index(text),)
+        return (_place_of(text, table, place),)
     parts = [part.strip() for part in text.split(",")]
     return tuple(column for part in parts for column in _one_part(part, table, place))
 
 
 def _one_part(part: str, table: Table, place: str) -> tuple[int, ...]:
     if part in table.names:
-        return (table.names.index(part),)
+        return (_place_of(part, table, place),)
     span = re.fullmatch(r"(-?\d{1,9})|(-?\d{1,9})?(:)(-?\d{1,9})?", part)
     if span is None or not part:
         raise DataError(f"{place}: has no column '{part}'; it has {_columns_there(table)}")
@@ -184,6 +184,14 @@ def _one_part(part: str, table: Table, place: str) -> tuple[int, ...]:
     if not found:
         raise DataError(f"{place}: columns '{part}' are none; it has {_columns_there(table)}")
     return tuple(found)
+
+
+def _place_of(name: str, table: Table, place: str) -> int:
+    places = [column for column, other in enumerate(table.names) if other == name]
+    if len(places) > 1:
+        listed = ",".join(map(str, places))
+        raise DataError(f"{place}: {len(places)} columns are called '{name}'; name them by place: {listed}")
+    return places[0]
 
 
 def _columns_there(table: Table) -> str:

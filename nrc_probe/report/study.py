@@ -146,7 +146,7 @@ def _names(members: Sequence[Found]) -> list[str]:
         longer = [f"{old}, {new}" if old else new for old, new in zip(told, facet, strict=True)]
         if len(set(longer)) > len(set(told)):
             told = longer
-    return told if _all_differ(told) else [f"{name} #{k}" for k, name in enumerate(told, 1)]
+    return told if _all_differ(told) else [f"{name or 'run'} #{k}" for k, name in enumerate(told, 1)]
 
 
 def _all_differ(texts: Sequence[str]) -> bool:

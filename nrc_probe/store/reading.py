@@ -155,7 +155,7 @@ def read_heldout(store: Store, layers: Sequence[StoredLayer]) -> Pass | None:
 
 
 def _check_place(path: Path) -> None:
-    if path.name.endswith(".partial"):
+    if path.name.endswith(".partial") and path.exists():
         raise StoreError(f"{path}: the dump is not complete; {_way_to_resume(path.with_suffix(''))}")
     if not path.exists() and partial_of(path).exists():
         raise StoreError(
