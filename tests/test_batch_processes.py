@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from processes import kill_all, wait_for_orphans, workers_of
 from runs import same, save_data
 from safetensors.torch import save_file
 from torch import nn
@@ -107,18 +107,11 @@ def wait_for_work(output: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in text.split()]
-
-
 def kill(process: subprocess.Popen[str], whom: str) -> None:
     """SIGKILL to the conductor, to one of its workers, or to all of them."""
-    workers = workers_of(process)
+    workers = workers_of(process.pid)
     victims = {"conductor": [process.pid], "worker": workers[:1], "all": [process.pid, *workers]}[whom]
-    for pid in victims:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_all(victims)
 
 
 def whole_results(output: Path) -> dict[str, bytes]:
@@ -318,21 +311,4 @@ def first_weight(seed: int) -> float:
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 60
-    while serving():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def serving() -> list[str]:
-    """Workers whose conductor is gone: each ends when its checkpoint is done."""
-    orphans = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (path / "cmdline").read_bytes()
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if b"nrc_probe.sweep.worker" in line and parent == "1":
-            orphans.append(path.name)
-    return orphans
+    wait_for_orphans()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from books import everything_in, study
+from processes import small_file_system
 
 from nrc_probe import dump
 from nrc_probe.store.writing import partial_of
@@ -70,13 +71,10 @@ def test_moments_that_find_no_room_are_one_error_and_leave_nothing(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 600 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", 600) as there:
+        if not there:
+            pytest.skip("a small file system can be mounted by root only")
+        yield tmp_path / "disk"
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing_that_looks_finished(small_disk, tmp_path):
