@@ -124,6 +124,21 @@ def test_a_file_that_is_being_written_is_locked(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "meanwhile", [lambda f: f.replace(f.with_name("whole")), lambda f: (f.unlink(), f.write_bytes(b"new"))]
+)
+def test_a_file_that_another_finishes_or_removes_before_it_is_locked_is_not_begun_anew(
+    meanwhile, tmp_path, monkeypatch
+):
+    path = tmp_path / "f"
+    path.write_bytes(b"whole")
+    lock = committed._lock
+    monkeypatch.setattr(committed, "_lock", lambda handle, path: (meanwhile(path), lock(handle, path)))
+    with pytest.raises(StoreError, match=r"f: another process has just finished or removed it \(try again\)"):
+        CommittedFile(path, create=True)
+    assert [left.read_bytes() for left in tmp_path.iterdir()] in ([b"whole"], [b"new"])
+
+
+@pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda journal: journal.unlink(), "its journal 'f.journal' is missing"),

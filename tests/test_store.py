@@ -1206,6 +1206,49 @@ def test_a_dump_under_way_is_not_disturbed(tmp_path, monkeypatch):
     assert score(tmp_path / "a.h5").data.n == 60
 
 
+def held(partial: Path) -> bool:
+    """Whether others are refused the file."""
+    try:
+        writing.CommittedFile(partial, create=True).close()
+    except StoreError as error:
+        return "another process is writing it" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_whole_dump_is_held_until_it_has_its_name(resumes, tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    rename, seen = writing._rename, []
+    if resumes:  # what lacks but its name gets it
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_rename", lambda *_: (_ for _ in ()).throw(Stopped))
+            with pytest.raises(Stopped):
+                dump(checkpoint, data, output=tmp_path / "a.h5")
+    monkeypatch.setattr(
+        writing, "_rename", lambda partial, output: (seen.append(held(partial)), rename(partial, output))
+    )
+    dump(checkpoint, data, output=tmp_path / "a.h5", resume=resumes)
+    assert seen == [True]
+    assert score(tmp_path / "a.h5").data.n == 60
+
+
+def test_a_dump_that_is_given_up_is_held_until_its_file_is_gone(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    is_unfinished, seen = writing.is_unfinished, []
+
+    def look(output):
+        if partial_of(output).exists():
+            seen.append(held(partial_of(output)))
+        return is_unfinished(output)
+
+    monkeypatch.setattr(writing, "is_unfinished", look)
+    monkeypatch.setattr(writing.ActivationWriter, "take", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert seen == [True]
+    assert not list(tmp_path.glob("a.h5*"))
+
+
 def test_an_interruption_amid_a_write_keeps_what_was_committed(tmp_path, monkeypatch):
     checkpoint, data = study(tmp_path)
     write, calls = writing.CommittedFile.write, []

@@ -109,6 +109,7 @@ class CommittedFile(CommittedView):
         try:
             _check_own(self._handle, path)
             _lock(self._handle, path)
+            _check_still_there(self._handle, path)
             if create:
                 self._journal.unlink(missing_ok=True)
                 if os.fstat(self._handle).st_size:  # ext4 flushes a file that was truncated as it is closed
@@ -229,6 +230,16 @@ def _check_own(handle: int, path: Path) -> None:
         raise StoreError(f"{path}: expected an ordinary file ({_WAY_OUT})")
     if found.st_nlink > 1:
         raise StoreError(f"{path}: has {found.st_nlink} names: the others would be written over ({_WAY_OUT})")
+
+
+def _check_still_there(handle: int, path: Path) -> None:
+    """Raise StoreError where what is open has lost its name before it was locked: it may be whole."""
+    try:
+        there = os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise StoreError(f"{path}: another process has just finished or removed it (try again)")
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -89,12 +89,11 @@ def give_name(output: Path) -> bool:
         if output.exists() and not partial.exists():  # killed after the name was given
             journal_of(partial).unlink(missing_ok=True)
         return False
-    with readable(partial):
-        file = CommittedFile(partial, create=False)
-        with closing(file), h5py.File(file, "r") as book:
+    with readable(partial), closing(CommittedFile(partial, create=False)) as file:
+        with h5py.File(file, "r") as book:
             whole = is_complete(book)
-    if whole:
-        _rename(partial, output)
+        if whole:
+            _rename(partial, output)
     return whole
 
 
@@ -123,6 +122,7 @@ def _is_remnant(path: Path) -> bool:
 
 
 def _rename(partial: Path, output: Path) -> None:
+    """Give a whole file its name, while it is locked: let go before, others could begin in it."""
     partial.replace(output)
     journal_of(partial).unlink(missing_ok=True)  # in this order: without it, a partial file is nothing
 
@@ -250,9 +250,9 @@ class ActivationWriter:
             self._book.attrs["complete"] = True
             self._book.close()
             self._file.commit()
+            _rename(partial_of(self._plan.output), self._plan.output)
             self._file.close()
             self._finished = True
-            _rename(partial_of(self._plan.output), self._plan.output)
 
     # how it begins
 
@@ -342,9 +342,9 @@ class ActivationWriter:
         with uninterrupted():
             if self._book is not None:
                 self._book.close()
+            if not is_unfinished(self._plan.output):  # before others can begin in the file
+                partial_of(self._plan.output).unlink(missing_ok=True)
             self._file.close()
-        if not is_unfinished(self._plan.output):
-            partial_of(self._plan.output).unlink(missing_ok=True)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
