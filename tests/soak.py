@@ -401,6 +401,13 @@ def leave(lane: Lane, pattern: str) -> None:
     raise AssertionError(f"no {pattern} is left")
 
 
+def forget_owner(lock: Path) -> None:
+    """Remove what a killed process left of a result: only its lock, to be damaged, tells that it is dead."""
+    token = json.loads(lock.read_text() or "{}").get("token", "none")
+    for left in lock.parent.glob(f".*.{token}.*.tmp"):
+        left.unlink()
+
+
 def damage_and_mend(ground: Ground, lane: Lane, inputs: Path) -> None:
     """Damage one file; whoever meets it says so, and goes on from the right content once it is mended."""
     chance, folder = lane.chance, ground.folder
@@ -409,6 +416,8 @@ def damage_and_mend(ground: Ground, lane: Lane, inputs: Path) -> None:
     victim = chance.choice(sorted(folder.glob(pattern)))
     name = str(victim.relative_to(folder))
     is_input = (inputs / name).is_file()
+    if victim.suffix == ".lock":
+        forget_owner(victim)
     damage(victim, chance)
     ground.spoiled = {name, *(OUTPUTS if is_input else ())}
     for command in DAMAGES[pattern][1]:

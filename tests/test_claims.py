@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -186,3 +187,25 @@ def test_a_stopped_process_keeps_its_claim(path: Path) -> None:
         process.send_signal(signal.SIGSTOP)
         assert claims.take(path) is None
         process.kill()
+
+
+def test_a_disk_that_is_full_leaves_no_claim_that_names_nobody(path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, most[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            claims.take(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert not list(path.parent.iterdir())
+
+
+def test_to_ask_for_the_time_leaves_nothing_though_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Path]] = []
+    look = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda file: (seen.append(list(tmp_path.iterdir())), look(file))[1])
+    assert abs(claims._now(tmp_path) - time.time()) < 60
+    assert seen
+    assert not any(seen)
