@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -199,3 +200,31 @@ def test_after_a_refusal_nothing_more_is_written(tmp_path, monkeypatch):
         file.commit()
     file.close()
     assert content_of(tmp_path / "f") == b"one"
+
+
+def test_a_view_reads_as_any_file_does(tmp_path):
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"0123456789"))
+    file.commit()
+    file.close()
+    view = CommittedView(tmp_path / "f")
+    assert (view.seek(4), view.read(3), view.tell()) == (4, b"456", 7)
+    view.close()
+
+
+def test_a_pipe_is_not_written_to(tmp_path):
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(StoreError, match=r"f: expected an ordinary file \(remove it"):
+        CommittedFile(tmp_path / "f", create=True)
+
+
+def test_where_there_are_no_locks_a_file_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"x"))
+    file.commit()
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"x"

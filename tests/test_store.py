@@ -34,7 +34,15 @@ from nrc_probe.report.contents import print_contents
 from nrc_probe.report.terminal import print_result
 from nrc_probe.store import writing
 from nrc_probe.store.committed import journal_of
-from nrc_probe.store.layout import SCHEMA, layer_name, link_name, read_text, write_text
+from nrc_probe.store.layout import (
+    SCHEMA,
+    layer_name,
+    link_name,
+    read_text,
+    write_array,
+    write_text,
+)
+from nrc_probe.store.stream import checks_name
 from nrc_probe.store.writing import partial_of
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
@@ -735,6 +743,7 @@ M = "moments/layers.2"
         (f"{M}/mean_y", lambda y: y + 1, f"'/{M}/mean_y': is of other targets"),
         (f"{M}/scatter_yy", lambda y: y * 2, f"'/{M}/scatter_yy': is of other targets"),
         (f"{M}/scatter_hh", np.triu, f"'/{M}/scatter_hh': expected a symmetric matrix"),
+        (f"{M}/scatter_hh", lambda h: h[:3], f"'/{M}/scatter_hh': expected (8, 8), got (3, 8)"),
         (f"{M}/scatter_hh", lambda h: h * np.nan, f"'/{M}/scatter_hh': expected finite numbers"),
         (f"{M}/scatter_hy", lambda h: h * np.inf, f"'/{M}/scatter_hy': expected finite numbers"),
         (f"{M}/mean_h", lambda h: h * 1j, f"'/{M}/mean_h': expected real numbers, got complex128"),
@@ -760,6 +769,52 @@ def test_moments_of_other_targets_are_refused(tmp_path):
             del book[f"{M}/{name}"]
             book[f"{M}/{name}"] = np.ones(shape)
     refused(tmp_path / "m.h5", f"'/{M}': is of 1 targets, the network's errors of 2")
+
+
+def test_facts_that_are_no_text_of_ours_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book["facts"]
+        write_array(book, "facts", np.bytes_(b"{"))
+    refused(tmp_path / "m.h5", "m.h5", "'facts' is damaged: no JSON")
+
+
+def test_moments_without_facts_are_not_merged(tmp_path):
+    checkpoint, data = study(tmp_path)
+    for name in ("m.h5", "n.h5"):
+        dump(checkpoint, data, output=tmp_path / name, moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book["facts"]
+    words = "m.h5: tells no facts, so that nobody knows what its moments are of"
+    with pytest.raises(StoreError, match=words):
+        merge([tmp_path / "m.h5", tmp_path / "n.h5"], output=tmp_path / "sum.h5")
+
+
+def test_a_file_of_others_without_rows_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book.attrs["schema"], book.attrs["complete"] = "nrc-probe/activations/1", True
+        book.create_dataset("targets", (0, 2), "f4")
+        book.create_dataset("layers/0/features", (0, 5), "f4")
+    refused(tmp_path / "a.h5", "a.h5: there are no rows in it")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_of_others_that_is_not_finite_is_refused(value, tmp_path):
+    x, y = study_arrays()
+    np.savez(tmp_path / "a.npz", f=x, y=y, w=np.full((3, 5), value))
+    with pytest.raises(StoreError, match=r"a\.npz: weight 'w' is not finite"):
+        score(tmp_path / "a.npz", features=["f"], targets="y", weights={"f": "w"})
+
+
+def test_check_sums_of_another_number_of_chunks_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as book:
+        sums = book[checks_name("targets")][()]
+        del book[checks_name("targets")]
+        book[checks_name("targets")] = np.append(sums, sums)
+    refused(tmp_path / "a.h5", "'/targets': expected a check sum a chunk of", "got (2,)")
 
 
 def test_a_layer_without_moments_is_said_to_be_left_out(tmp_path):
