@@ -86,6 +86,7 @@ def test_after_a_death_at_any_system_call_the_content_is_a_commit(seed, tmp_path
     assert len(whole) == 7
     assert content_of(path) == whole[-1]
     for dies_at in range(1, calls + 1):
+        path.unlink()  # its journal stays, and is about no file
         commits, _ = run(path, seed, dies_at, monkeypatch)
         if not journal_of(path).exists():
             assert len(commits) <= 2  # the first commit was not made
@@ -216,6 +217,16 @@ def test_a_pipe_is_not_written_to(tmp_path):
     os.mkfifo(tmp_path / "f")
     with pytest.raises(StoreError, match=r"f: expected an ordinary file \(remove it"):
         CommittedFile(tmp_path / "f", create=True)
+
+
+def test_what_others_have_committed_is_not_begun_anew(tmp_path):
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"x"))
+    file.commit()
+    file.close()
+    with pytest.raises(StoreError, match=r"f: another process has just written it \(try again\)"):
+        CommittedFile(tmp_path / "f", create=True)
+    assert (tmp_path / "f").read_bytes() == content_of(tmp_path / "f") == b"x"
 
 
 def test_where_there_are_no_locks_a_file_is_written_all_the_same(tmp_path, monkeypatch):

@@ -1271,7 +1271,9 @@ def held(partial: Path) -> bool:
 
 
 @pytest.mark.parametrize("resumes", [False, True])
-def test_a_whole_dump_is_held_until_it_has_its_name(resumes, tmp_path, monkeypatch):
+def test_a_whole_dump_without_its_name_is_begun_anew_by_nobody_and_named_by_anybody(
+    resumes, tmp_path, monkeypatch
+):
     checkpoint, data = study(tmp_path)
     rename, seen = writing._rename, []
     if resumes:  # what lacks but its name gets it
@@ -1279,12 +1281,32 @@ def test_a_whole_dump_is_held_until_it_has_its_name(resumes, tmp_path, monkeypat
             patch.setattr(writing, "_rename", lambda *_: (_ for _ in ()).throw(Stopped))
             with pytest.raises(Stopped):
                 dump(checkpoint, data, output=tmp_path / "a.h5")
-    monkeypatch.setattr(
-        writing, "_rename", lambda partial, output: (seen.append(held(partial)), rename(partial, output))
-    )
+
+    def meanwhile(partial, output):
+        with pytest.raises(StoreError, match="another process has just written it"):
+            writing.CommittedFile(partial, create=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_rename", rename)
+            seen.append(writing.give_name(output))
+        rename(partial, output)
+
+    monkeypatch.setattr(writing, "_rename", meanwhile)
     dump(checkpoint, data, output=tmp_path / "a.h5", resume=resumes)
     assert seen == [True]
     assert score(tmp_path / "a.h5").data.n == 60
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
+def test_a_whole_dump_that_is_removed_before_it_has_its_name_is_an_error(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", limit=20)
+    rename = writing._rename
+    monkeypatch.setattr(
+        writing, "_rename", lambda partial, output: (partial.unlink(), rename(partial, output))
+    )
+    with pytest.raises(OutputError, match=r"cannot write '.*a\.h5': No such file"):
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert score(tmp_path / "a.h5").data.n == 20
 
 
 def test_a_dump_that_is_given_up_is_held_until_its_file_is_gone(tmp_path, monkeypatch):

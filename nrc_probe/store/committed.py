@@ -111,7 +111,7 @@ class CommittedFile(CommittedView):
             _lock(self._handle, path)
             _check_still_there(self._handle, path)
             if create:
-                self._journal.unlink(missing_ok=True)
+                _check_uncommitted(path)
                 if os.fstat(self._handle).st_size:  # ext4 flushes a file that was truncated as it is closed
                     os.ftruncate(self._handle, 0)
             else:
@@ -121,6 +121,10 @@ class CommittedFile(CommittedView):
         except BaseException:
             os.close(self._handle)
             raise
+
+    def status(self) -> os.stat_result:
+        """Which file it is, whatever its name."""
+        return os.fstat(self._handle)
 
     def commit(self) -> None:
         """Make all that was written so far the content that survives. Raises OSError."""
@@ -240,6 +244,12 @@ def _check_still_there(handle: int, path: Path) -> None:
         there = False
     if not there:
         raise StoreError(f"{path}: another process has just finished or removed it (try again)")
+
+
+def _check_uncommitted(path: Path) -> None:
+    """Raise StoreError where others have committed something while they were not looked for."""
+    if journal_of(path).exists():
+        raise StoreError(f"{path}: another process has just written it (try again)")
 
 
 def _lock(handle: int, path: Path) -> None:

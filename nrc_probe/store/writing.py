@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -90,10 +91,11 @@ def give_name(output: Path) -> bool:
             journal_of(partial).unlink(missing_ok=True)
         return False
     with readable(partial), closing(CommittedFile(partial, create=False)) as file:
+        status = file.status()
         with h5py.File(file, "r") as book:
             whole = is_complete(book)
-        if whole:
-            _rename(partial, output)
+    if whole:
+        _rename_once(partial, output, status)
     return whole
 
 
@@ -121,8 +123,19 @@ def _is_remnant(path: Path) -> bool:
         return False
 
 
+def _rename_once(partial: Path, output: Path, status: os.stat_result) -> None:
+    """Give a whole file its name, unless another process that found it whole has just done so.
+
+    It is closed before: who reads an HDF5 file locks it.
+    """
+    try:
+        _rename(partial, output)
+    except FileNotFoundError:
+        if not (output.exists() and os.path.samestat(output.stat(), status)):
+            raise
+
+
 def _rename(partial: Path, output: Path) -> None:
-    """Give a whole file its name, while it is locked: let go before, others could begin in it."""
     partial.replace(output)
     journal_of(partial).unlink(missing_ok=True)  # in this order: without it, a partial file is nothing
 
@@ -250,9 +263,10 @@ class ActivationWriter:
             self._book.attrs["complete"] = True
             self._book.close()
             self._file.commit()
-            _rename(partial_of(self._plan.output), self._plan.output)
+            status = self._file.status()
             self._file.close()
             self._finished = True
+            _rename_once(partial_of(self._plan.output), self._plan.output, status)
 
     # how it begins
 
