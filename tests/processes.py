@@ -91,11 +91,20 @@ In a process forked for it, as `nrc-probe` would, or, where told to stay, in its
 """
 
 
+def environment(**more: str) -> dict[str, str]:
+    """For a process of this tree, on one thread, that no coverage is measured of.
+
+    That would be written to a file, which a small disk or a limit on files refuses.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
+
+
 class Zygote:
     """Command lines that begin at once: each in a process of its own, forked from one that is ready."""
 
-    def __init__(self, stays: bool = False, **environment: str) -> None:
-        """stays: whether it runs every command in its one process. environment: beside the usual."""
+    def __init__(self, stays: bool = False, **variables: str) -> None:
+        """stays: whether it runs every command in its one process. variables: of its environment."""
         self.stays = stays
         self._folder = tempfile.TemporaryDirectory()
         self._streams = Path(self._folder.name) / "std"
@@ -103,12 +112,11 @@ class Zygote:
             os.mkfifo(f"{self._streams}{end}")
         # opened for both: neither end ever waits for the other
         self._ends = [os.open(f"{self._streams}{end}", os.O_RDWR | os.O_NONBLOCK) for end in (".out", ".err")]
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", ZYGOTE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **threads, **environment},
+            env=environment(**variables),
             bufsize=0,
         )
         assert self._read() == "ready"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from books import everything_in, study
-from processes import small_file_system
+from processes import environment, small_file_system
 
 from nrc_probe import dump
 from nrc_probe.store.writing import partial_of
 
-ROOT = Path(__file__).parent.parent
 DUMP = """
 import resource, sys
 from nrc_probe.cli import main
@@ -29,9 +27,8 @@ main()
 
 def run(checkpoint: Path, data: Path, output: Path, *options: object, limit: int = 0) -> tuple[int, str]:
     command = [sys.executable, "-c", DUMP, limit, "dump", checkpoint, "--data", data, "-o", output, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, check=False
+        list(map(str, command)), capture_output=True, text=True, env=environment(), check=False
     )
     return done.returncode, done.stderr
 
