@@ -16,193 +16,28 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from books import everything_in
+from commands import (
+    CHECKPOINTS,
+    COMMANDS,
+    FULL,
+    LOOKS,
+    OUTPUTS,
+    Ground,
+    check_words,
+    content_of,
+    is_of,
+    make_inputs,
+)
 from processes import Zygote, kill_all, small_file_system, wait_for_orphans, workers_of
-from runs import same, save_data
-from safetensors.torch import save_file
-from torch import nn
 
-import nrc_probe
-from nrc_probe.result import Result
-
-CHECKPOINTS = [f"epoch_{epoch}.safetensors" for epoch in range(5)]
-NET = f"runs/{CHECKPOINTS[0]}"
 DISK_KIB = 600
 ROUND_SECONDS = 12.0
-
-
-@dataclass(frozen=True)
-class Command:
-    words: tuple[str, ...]
-    outputs: tuple[str, ...]
-    """Files that it leaves."""
-
-    def on(self, folder: str) -> tuple[str, ...]:
-        """Its words with all that it writes in another folder."""
-        places = {*self.outputs, *(name.partition("/")[0] for name in self.outputs)}
-        return tuple(f"{folder}/{word}" if word in places else word for word in self.words)
-
-
-_ONE = ("--threads", "1")
-COMMANDS = {
-    "dump": Command(
-        ("dump", NET, "--data", "data.npz", "-o", "a.h5", "--batch-size", "250", "--yes", *_ONE), ("a.h5",)
-    ),
-    "sums": Command(
-        ("dump", NET, "--data", "half_1.npz", "-o", "m1.h5", "--moments-only", "--yes", *_ONE), ("m1.h5",)
-    ),
-    "merge": Command(("merge", "m1.h5", "m2.h5", "-o", "m.h5"), ("m.h5",)),
-    "batch": Command(
-        ("batch", "runs", "-o", "results", "--data", "data.npz", *_ONE),
-        tuple(f"results/{name}.json" for name in CHECKPOINTS),
-    ),
-    "analyze": Command(
-        ("analyze", NET, "--data", "data.npz", "-o", "r.json", "-o", "r.csv", "-o", "r.html", *_ONE),
-        ("r.json", "r.csv", "r.html"),
-    ),
-    "score": Command(("score", "a.h5", "--json", "s.json"), ("s.json",)),
-    "report": Command(("report", "given", "--html", "t.html", "--csv", "t.csv"), ("t.html", "t.csv")),
-}
-"""In an order in which each finds what it reads."""
-OUTPUTS = [name for command in COMMANDS.values() for name in command.outputs]
-LOOKS = (
-    ("info", "a.h5"),
-    ("info", "a.h5.partial"),
-    ("info", "m1.h5"),
-    ("score", "a.h5", "-q"),
-    ("score", "m.h5"),
-    ("report", "results"),
-    ("report", "results", "-q", "--csv", "-"),
-)
-"""Commands that only read: what is there may be unfinished, or not be there."""
-
-
-# ------------------------------------------------------------------------------------------- content
-
-
-def make_inputs(folder: Path) -> None:
-    (folder / "runs").mkdir(parents=True)
-    for epoch, name in enumerate(CHECKPOINTS):
-        torch.manual_seed(epoch)
-        steps = [nn.Linear(5, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2)]
-        save_file(nn.Sequential(*steps).state_dict(), folder / "runs" / name)
-    whole = save_data(folder / "data.npz", n=5000)
-    with np.load(whole) as data:
-        for half, rows in (("half_1", slice(0, 2500)), ("half_2", slice(2500, None))):
-            np.savez(folder / f"{half}.npz", x=data["x"][rows], y=data["y"][rows])
-
-
-def content_of(path: Path) -> object:
-    """What a finished file says; an error where it is not whole."""
-    if path.name == "a.h5":
-        return everything_in(path)
-    if path.suffix == ".h5":
-        return nrc_probe.score(path)
-    text = path.read_text(encoding="utf-8")
-    return Result.from_json(text) if path.suffix == ".json" else text
-
-
-def agree(one: object, other: object) -> bool:
-    """Whether two contents say the same, but for when and how fast they were made."""
-    if isinstance(one, Result) and isinstance(other, Result):
-        return same(one, other)
-    if isinstance(one, str) and isinstance(other, str):
-        return _texts_agree(_timeless(one), _timeless(other))
-    return one == other
-
-
-def _timeless(text: str) -> str:
-    text = re.sub(r'"(seconds|created)": ?("[^"]*"|[\d.e+-]+)', "", text)
-    return re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\+00:00)?|\b[\d.]+ s\b", "", text)
-
-
-_NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
-
-
-def _texts_agree(one: str, other: str) -> bool:
-    mine, its = (list(map(float, _NUMBER.findall(text))) for text in (one, other))
-    return _NUMBER.split(one) == _NUMBER.split(other) and all(
-        math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) for x, y in zip(mine, its, strict=True)
-    )
-
-
-def is_of(result: object, reference: object) -> bool:
-    """Whether a result is of the same checkpoint and data: others were there while a file was damaged."""
-    if not (isinstance(result, Result) and isinstance(reference, Result)):
-        return True
-    return (result.checkpoint.sha256, result.data.sha256) == (
-        reference.checkpoint.sha256,
-        reference.data.sha256,
-    )
-
-
-# --------------------------------------------------------------------------------------------- the soak
-
-
-@dataclass
-class Ground:
-    """The folder that all work in, and what must come of it."""
-
-    folder: Path
-    reference: Mapping[str, object]
-    seconds: Mapping[str, float]
-    """How long each command takes when nobody disturbs it."""
-    sizes: Mapping[str, int]
-    """The largest file that it leaves, in bytes."""
-    has_disk: bool = False
-    spoiled: set[str] = field(default_factory=set)
-    """Finished files that were damaged on purpose, and not mended yet."""
-    _seen: dict[str, object] = field(default_factory=dict)
-
-    def check(self, below: str = "") -> None:
-        """Every finished file that is there now, below the folder, is right."""
-        for name, expected in self.reference.items():
-            path = self.folder / below / name
-            try:
-                status = path.stat()
-                version = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if name in self.spoiled or self._seen.get(f"{below}{name}") == version:
-                    continue
-                found = content_of(path)
-            except FileNotFoundError:  # not made yet, or removed by another lane
-                continue
-            if is_of(found, expected):
-                assert agree(found, expected), f"{below}{name} is not what it should be"
-                self._seen[f"{below}{name}"] = version
-        for path in (self.folder / below / "results").glob("*.failed.json"):
-            try:
-                assert "reason" in json.loads(path.read_text())
-            except FileNotFoundError:
-                continue
-
-    def names(self) -> list[str]:
-        """Every file, below the folder; but not what stands on the small disk."""
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        return sorted(
-            name for path in files if not (name := str(path.relative_to(self.folder))).startswith("disk")
-        )
-
-
-FULL = ("File too large", "No space left on device", "free some")
-
-
-def check_words(code: int, err: str, told: str) -> None:
-    """A command ended as commands may: in one line, with a code that it could have."""
-    assert "Traceback" not in err, f"{told}: {err}"
-    assert "Exception ignored" not in err, f"{told}: {err}"
-    assert code in (0, 1, 3, 130, -signal.SIGKILL), f"{told}: {code} {err}"
-    assert code != 3 or told.startswith("batch"), told
-    last = err.splitlines()[-1] if err.strip() else ""
-    beginning = {1: "nrc-probe: ", 130: "nrc-probe: interrupted"}.get(code, "")
-    assert last.startswith(beginning), f"{told}: {code} {err}"
 
 
 @dataclass
@@ -241,8 +76,11 @@ class Lane:
         if kind == "disk":
             self.fill_disk(name)
         said = self.run(name, kind, words)
+        below = "disk/" if kind == "disk" else ""
+        if said[0] == 0 and name != "batch":  # whose results others may have removed
+            assert all((self.ground.folder / below / output).is_file() for output in command.outputs)
         if kind == "disk":
-            self.ground.check("disk/")
+            self.ground.check(below)
             empty(self.ground.folder / "disk")
         self.ground.check()
         self.count(name, kind, *said)
@@ -341,8 +179,7 @@ def complete(ground: Ground, zygote: Zygote) -> None:
     """Say every command once more: all that was left is gone on with, and nothing is left beside."""
     for name, command in COMMANDS.items():
         succeed(zygote, ground.folder, *command.words, *(("--resume",) if name == "dump" else ()))
-    ground._seen.clear()
-    ground.check()
+    ground.check(anew=True)
     given = [f"given/{Path(name).name}" for name in COMMANDS["batch"].outputs]
     inputs = [*(f"runs/{name}" for name in CHECKPOINTS), "data.npz", "half_1.npz", "half_2.npz", "m2.h5"]
     assert ground.names() == sorted([*OUTPUTS, *given, *inputs])
@@ -397,7 +234,9 @@ def leave(lane: Lane, pattern: str) -> None:
             return
         if name == "batch":
             lane.forget_some()
-        lane.run(name, kind, COMMANDS[name].words)
+        # a kill leaves it earlier where the dump is begun anew; without one it is to succeed
+        goes_on = ("--resume",) if name == "dump" and kind == "nothing" else ()
+        lane.run(name, kind, COMMANDS[name].words + goes_on)
     raise AssertionError(f"no {pattern} is left")
 
 

@@ -43,7 +43,7 @@ def test_a_quarter_of_an_hour_of_disturbed_commands_leaves_what_undisturbed_ones
         soak.run(lambda _: time.monotonic() < end, until_the_round_is_over)
     finally:
         print(told(soak))
-    wanted = {"kill": 100, "interrupt": 60, "limit": 100}
+    wanted = {"kill": 60, "interrupt": 60, "limit": 60}
     share = min(1.0, SECONDS / 900)
     assert {kind: total(soak, kind) >= share * least for kind, least in wanted.items()} == dict.fromkeys(
         wanted, True
