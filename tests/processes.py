@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ZYGOTE = """
-import json, os, resource, signal, sys
+import _thread, json, os, resource, signal, sys, time
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, once it has begun
 from nrc_probe.__main__ import start
@@ -55,9 +55,12 @@ def run(order):
 
 
 def stay(order):
+    threads = _thread._count()
     try:
         return run(order)
     finally:
+        while _thread._count() > threads:  # one may be about to interrupt the command, not the next one
+            time.sleep(0.001)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         for number, stream in ((1, own_out), (2, own_err)):
@@ -186,23 +189,27 @@ def kill_all(pids: list[int]) -> None:
             continue
 
 
-def serving() -> list[str]:
-    """Workers whose conductor is gone: each ends when its checkpoint is done."""
+def serving(folder: Path) -> list[str]:
+    """Workers, of batches begun in the folder or below, whose conductor is gone.
+
+    Each ends when its checkpoint is done.
+    """
     orphans = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             line = (path / "cmdline").read_bytes()
             parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            place = (path / "cwd").readlink()
         except OSError:
             continue
-        if b"nrc_probe.sweep.worker" in line and parent == "1":
+        if b"nrc_probe.sweep.worker" in line and parent == "1" and place.is_relative_to(folder):
             orphans.append(path.name)
     return orphans
 
 
-def wait_for_orphans() -> None:
+def wait_for_orphans(folder: Path) -> None:
     deadline = time.monotonic() + 60
-    while serving():
+    while serving(folder):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

@@ -309,6 +309,7 @@ def first_weight(seed: int) -> float:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left() -> Iterator[None]:
+def no_process_is_left(runs: Path, tmp_path: Path) -> Iterator[None]:
     yield
-    wait_for_orphans()
+    for folder in (runs, tmp_path, Path.cwd()):
+        wait_for_orphans(folder)
