@@ -230,7 +230,7 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_claim(runs: Path, tmp_path: Pat
         assert files(output) == []
 
 
-def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
+def test_a_worker_that_is_killed_or_ends_costs_its_checkpoint_alone(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly.py").write_text(
@@ -240,8 +240,10 @@ def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
         "    def forward(self, x):\n"
         "        if abs(float(self[0].weight[0, 0]) - DEATH) < 1e-9:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        if abs(float(self[0].weight[0, 0]) - END) < 1e-9:\n"
+        "            os._exit(7)\n"
         "        return super().forward(x)\n"
-        f"DEATH = {first_weight(3)!r}\n"
+        f"DEATH, END = {first_weight(3)!r}, {first_weight(5)!r}\n"
         "def make():\n"
         "    return Deadly(nn.Linear(5, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))\n"
     )
@@ -249,9 +251,11 @@ def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
     names = [f"epoch_{epoch}.safetensors" for epoch in range(6)]
     sweep = batch(runs / "runs", "out", runs / "data.npz", include=names, model="deadly:make", workers=2)
     assert [outcome.checkpoint for outcome in sweep.outcomes] == names
-    assert [outcome.checkpoint for outcome in sweep.failed] == [names[3]]
-    assert sweep.failed[0].reason == "its worker process was ended by SIGKILL: was there enough memory?"
-    expected = [f"{name}.failed.json" if name == names[3] else f"{name}.json" for name in names]
+    assert {outcome.checkpoint: outcome.reason for outcome in sweep.failed} == {
+        names[3]: "its worker process was ended by SIGKILL: was there enough memory?",
+        names[5]: "its worker process ended with exit code 7",
+    }
+    expected = [f"{name}.failed.json" if name in (names[3], names[5]) else f"{name}.json" for name in names]
     assert [path.name for path in files(Path("out"))] == sorted(expected)
 
 

@@ -209,3 +209,31 @@ def test_to_ask_for_the_time_leaves_nothing_though_it_is_killed(
     assert abs(claims._now(tmp_path) - time.time()) < 60
     assert seen
     assert not any(seen)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_process_of_another_user_keeps_its_claim_though_the_system_hides_it(
+    seen: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, _ = held_by_another(path)
+    started = claims._started(process.pid)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with process, monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refuse)
+        patch.setattr(claims, "_started", lambda _: started if seen else None)
+        assert claims.take(path) is None
+        patch.undo()
+        process.kill()
+
+
+def test_a_process_that_is_not_there_has_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claims._started(2**22 + 5) is None
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert claims._started(1) == ""

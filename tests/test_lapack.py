@@ -7,9 +7,8 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
-from nrc_probe import lapack, spectra
+from nrc_probe import lapack
 
 
 @pytest.fixture
@@ -76,24 +75,3 @@ def test_other_threads_run_meanwhile():
     start, stop = lasted
     quarter = (stop - start) / 4
     assert any(start + quarter < step < stop - quarter for step in steps)
-
-
-def test_where_divide_and_conquer_does_not_converge_another_driver_gives_the_same(monkeypatch):
-    width = 140
-    rows = np.random.default_rng(2).standard_normal((3 * width, width)) @ np.diag(np.logspace(0, -2, width))
-    covariance, mean = torch.from_numpy(rows.T @ rows / len(rows)), torch.from_numpy(rows.mean(0) + 1)
-    weight = torch.from_numpy(rows[: width + 9]).float()
-
-    def found():
-        features, reader = spectra.feature_spectra(covariance, mean), spectra.weight_spectrum(weight, 3)
-        parts = [features.centred, features.uncentred]
-        values = [*(part.values for part in parts), reader.values]
-        directions = [*(part.directions(3) for part in parts), reader.directions[:, :3]]
-        return values, [columns @ columns.T for columns in directions]
-
-    expected = found()
-    for name in ("of_tridiagonal", "leading"):
-        monkeypatch.setattr(lapack, name, lambda *_: None)
-    for mine, its in zip(found(), expected, strict=True):
-        for one, other in zip(mine, its, strict=True):
-            torch.testing.assert_close(one[: len(other)], other[: len(one)], rtol=1e-6, atol=1e-9)

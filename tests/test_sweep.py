@@ -740,3 +740,12 @@ def test_a_checkpoint_that_another_holds_for_a_while_is_told_of_once() -> None:
     assert states(sweep) == ["scored"] * 6
     assert told.count("taken") == 1
     assert not held.exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_output_folder_that_may_not_be_written_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(
+        OutputError, match=r"cannot write below 'out': it is not writable \(name another folder\)"
+    ):
+        batch_of("runs", "out")
