@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ZYGOTE = """
-import _thread, json, os, resource, signal, sys, time
+import _thread, gc, json, os, resource, signal, sys, time
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, once it has begun
 from nrc_probe.__main__ import start
@@ -61,6 +61,7 @@ def stay(order):
     finally:
         while _thread._count() > threads:  # one may be about to interrupt the command, not the next one
             time.sleep(0.001)
+        gc.collect()  # what an error's frames still hold open is no leak
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         for number, stream in ((1, own_out), (2, own_err)):
