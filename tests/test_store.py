@@ -1244,6 +1244,14 @@ def test_the_journal_of_a_dump_that_was_killed_once_it_had_its_name_goes(tmp_pat
     assert score(tmp_path / "a.h5").data.n == 60
 
 
+def test_the_next_journal_that_a_kill_left_goes_where_the_dump_is_whole(tmp_path):
+    checkpoint, data = study(tmp_path)
+    resume(checkpoint, data, tmp_path / "a.h5")
+    (tmp_path / "a.h5.partial.journal.new").write_bytes(b"half of it")
+    resume(checkpoint, data, tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
 def test_a_dump_under_way_is_not_disturbed(tmp_path, monkeypatch):
     checkpoint, data = study(tmp_path)
     end_batch, refusals = writing.ActivationWriter.end_batch, []

@@ -41,6 +41,11 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.journal")
 
 
+def new_journal_of(path: Path) -> Path:
+    """Where the next journal of `path` lies until it is whole; a kill may leave it."""
+    return path.with_name(f"{path.name}.journal.new")
+
+
 class CommittedView:
     """The last commit of a file, as a file object for h5py to read; the file is not touched."""
 
@@ -99,7 +104,7 @@ class CommittedFile(CommittedView):
         """
         self.failure: OSError | None = None
         """The first refusal to write: afterwards nothing is written, and `commit` raises it."""
-        self._journal = journal_of(path)
+        self._path, self._journal = path, journal_of(path)
         self._changes, self._place, self._size, self._committed = [], 0, 0, 0
         if create and not path.exists():  # whatever its journal is about, it is not the new file
             self._journal.unlink(missing_ok=True)
@@ -130,7 +135,7 @@ class CommittedFile(CommittedView):
         """Make all that was written so far the content that survives. Raises OSError."""
         if self.failure:
             raise self.failure
-        waiting = self._journal.with_name(f"{self._journal.name}.new")
+        waiting = new_journal_of(self._path)
         waiting.write_bytes(_packed(self._size, self._changes))
         waiting.replace(self._journal)
         self._apply()

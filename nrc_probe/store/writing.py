@@ -18,7 +18,7 @@ from nrc_probe.errors import OutputError, StoreError
 from nrc_probe.files import FILE, kind_of
 from nrc_probe.layers import Layer
 from nrc_probe.scoring import reader_of
-from nrc_probe.store.committed import CommittedFile, journal_of
+from nrc_probe.store.committed import CommittedFile, journal_of, new_journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
     hdf5_words,
@@ -89,6 +89,7 @@ def give_name(output: Path) -> bool:
     if not is_unfinished(output):
         if output.exists() and not partial.exists():  # killed after the name was given
             journal_of(partial).unlink(missing_ok=True)
+            new_journal_of(partial).unlink(missing_ok=True)
         return False
     with readable(partial), closing(CommittedFile(partial, create=False)) as file:
         status = file.status()
