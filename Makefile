@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 
-.PHONY: demo test lint slow bench fixtures lowest newest clean
+.PHONY: demo test lint slow coverage bench fixtures lowest newest clean
 
 demo: $(DEMO)
 	$(BIN)/nrc-probe analyze fixtures/hopper/wd_1e-3.safetensors
@@ -21,6 +21,13 @@ lint: $(DEV)
 
 slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+# which branches of the core rooms the tests run
+coverage: $(DEV)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 bench: $(DEMO)
 	$(BIN)/python tests/benchmarks/everything.py

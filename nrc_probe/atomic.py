@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,10 +25,9 @@ def replacing(path: Path, mark: str = "") -> Iterator[Path]:
         target = path.resolve()
         # the name is cut: with what is added it must not become longer than a name may be
         prefix = f".{target.name[:32]}.{mark}." if mark else f".{target.name[:32]}."
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        temporary = target.with_name(f"{prefix}{secrets.token_hex(4)}.tmp")
+        try:  # not mkstemp: interrupted before it tells the name, it would leave the file
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             yield temporary
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(target)

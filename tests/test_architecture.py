@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from networks import Named, ResNet, basic, saved, stack, trained
 from torch import nn
 
-from nrc_probe.architecture import ACTIVATIONS, build_network, describe
+from nrc_probe.architecture import ACTIVATIONS, build_network, describe, refill
 from nrc_probe.errors import ArchitectureError, CodeRefusedError, ConfigError
 from nrc_probe.spec import ModelSpec
 
@@ -261,3 +262,20 @@ def test_describe_restores_the_mode_of_every_submodule():
 def test_describe_tells_in_one_line_that_the_example_does_not_fit():
     with pytest.raises(ArchitectureError, match="the network's call on the example failed: Runtime"):
         describe(nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 5))
+
+
+def test_a_network_is_not_filled_with_tensors_of_other_shapes():
+    checkpoint = saved(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).state_dict())
+    network = build_network(checkpoint, ModelSpec())
+    other = replace(checkpoint, tensors={name: t[..., :1] for name, t in checkpoint.tensors.items()})
+    with pytest.raises(ArchitectureError, match=rf"^{checkpoint.path}: "):
+        refill(network, other)
+
+
+def test_a_network_without_real_outputs_has_no_spec():
+    assert describe(nn.Sequential(nn.Linear(4, 2), Rounded()), torch.randn(3, 4)) is None
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return x.round().long()

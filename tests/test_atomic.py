@@ -127,3 +127,16 @@ def test_a_link_to_a_file_of_another_kind_is_not_written_through(tmp_path: Path)
     with pytest.raises(OutputError, match=r"r\.json': it is a link to '.*/rows\.npz', no \.json file"):
         write_text(tmp_path / "r.json", "new")
     assert (tmp_path / "rows.npz").read_text() == "rows"
+
+
+def test_an_interruption_as_the_temporary_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "r.json", "x")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from processes import kill_all, wait_for_orphans, workers_of
 from runs import same, save_data
 from safetensors.torch import save_file
 from torch import nn
@@ -107,18 +107,11 @@ def wait_for_work(output: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in text.split()]
-
-
 def kill(process: subprocess.Popen[str], whom: str) -> None:
     """SIGKILL to the conductor, to one of its workers, or to all of them."""
-    workers = workers_of(process)
+    workers = workers_of(process.pid)
     victims = {"conductor": [process.pid], "worker": workers[:1], "all": [process.pid, *workers]}[whom]
-    for pid in victims:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_all(victims)
 
 
 def whole_results(output: Path) -> dict[str, bytes]:
@@ -237,7 +230,7 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_claim(runs: Path, tmp_path: Pat
         assert files(output) == []
 
 
-def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
+def test_a_worker_that_is_killed_or_ends_costs_its_checkpoint_alone(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly.py").write_text(
@@ -247,8 +240,10 @@ def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
         "    def forward(self, x):\n"
         "        if abs(float(self[0].weight[0, 0]) - DEATH) < 1e-9:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        if abs(float(self[0].weight[0, 0]) - END) < 1e-9:\n"
+        "            os._exit(7)\n"
         "        return super().forward(x)\n"
-        f"DEATH = {first_weight(3)!r}\n"
+        f"DEATH, END = {first_weight(3)!r}, {first_weight(5)!r}\n"
         "def make():\n"
         "    return Deadly(nn.Linear(5, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))\n"
     )
@@ -256,9 +251,11 @@ def test_a_worker_that_is_killed_costs_its_checkpoint_alone(
     names = [f"epoch_{epoch}.safetensors" for epoch in range(6)]
     sweep = batch(runs / "runs", "out", runs / "data.npz", include=names, model="deadly:make", workers=2)
     assert [outcome.checkpoint for outcome in sweep.outcomes] == names
-    assert [outcome.checkpoint for outcome in sweep.failed] == [names[3]]
-    assert sweep.failed[0].reason == "its worker process was ended by SIGKILL: was there enough memory?"
-    expected = [f"{name}.failed.json" if name == names[3] else f"{name}.json" for name in names]
+    assert {outcome.checkpoint: outcome.reason for outcome in sweep.failed} == {
+        names[3]: "its worker process was ended by SIGKILL: was there enough memory?",
+        names[5]: "its worker process ended with exit code 7",
+    }
+    expected = [f"{name}.failed.json" if name in (names[3], names[5]) else f"{name}.json" for name in names]
     assert [path.name for path in files(Path("out"))] == sorted(expected)
 
 
@@ -316,23 +313,7 @@ def first_weight(seed: int) -> float:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left() -> Iterator[None]:
+def no_process_is_left(runs: Path, tmp_path: Path) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 60
-    while serving():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def serving() -> list[str]:
-    """Workers whose conductor is gone: each ends when its checkpoint is done."""
-    orphans = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (path / "cmdline").read_bytes()
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if b"nrc_probe.sweep.worker" in line and parent == "1":
-            orphans.append(path.name)
-    return orphans
+    for folder in (runs, tmp_path, Path.cwd()):
+        wait_for_orphans(folder)

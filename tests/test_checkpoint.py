@@ -895,3 +895,45 @@ def test_one_shard_of_several_is_not_a_network(tmp_path: Path) -> None:
     save_file(weights(), path)
     assert refusal(path).startswith("expected a whole network, got shard 2 of 3; give the file")
     assert_same(load_checkpoint(path.rename(tmp_path / "model-00001-of-00001.safetensors")), weights())
+
+
+def test_an_index_may_say_nothing_but_where_the_tensors_are(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    assert_same(load_checkpoint(index), weights())
+
+
+def test_a_state_key_in_a_file_without_any_state_dict_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "net.pt", {"epoch": 3})
+    assert refusal(path, "model") == "no state dict under 'model', nor anywhere else in the file"
+
+
+def test_a_folder_that_may_not_be_listed_is_named_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may list any
+    assert refusal(tmp_path) == "expected a checkpoint file, got a folder that may not be listed"
+
+
+def test_what_the_system_says_against_reading_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(weights(), tmp_path / "net.safetensors")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nrc_probe.checkpoint.checkpoint.safe_open", refuse)
+    assert refusal(tmp_path / "net.safetensors") == "the file cannot be read: Permission denied"
+
+
+def test_a_zip_directory_that_is_broken_otherwise_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "net.pt", {"model": weights()})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("zip disks")
+
+    monkeypatch.setattr("nrc_probe.checkpoint.content.zipfile.ZipFile", refuse)
+    assert "its zip directory is broken: zip disks" in refusal(path)

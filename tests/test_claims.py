@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -186,3 +187,53 @@ def test_a_stopped_process_keeps_its_claim(path: Path) -> None:
         process.send_signal(signal.SIGSTOP)
         assert claims.take(path) is None
         process.kill()
+
+
+def test_a_disk_that_is_full_leaves_no_claim_that_names_nobody(path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, most[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            claims.take(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert not list(path.parent.iterdir())
+
+
+def test_to_ask_for_the_time_leaves_nothing_though_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Path]] = []
+    look = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda file: (seen.append(list(tmp_path.iterdir())), look(file))[1])
+    assert abs(claims._now(tmp_path) - time.time()) < 60
+    assert seen
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_process_of_another_user_keeps_its_claim_though_the_system_hides_it(
+    seen: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, _ = held_by_another(path)
+    started = claims._started(process.pid)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with process, monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refuse)
+        patch.setattr(claims, "_started", lambda _: started if seen else None)
+        assert claims.take(path) is None
+        patch.undo()
+        process.kill()
+
+
+def test_a_process_that_is_not_there_has_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claims._started(2**22 + 5) is None
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert claims._started(1) == ""

@@ -701,6 +701,40 @@ def test_interrupting_the_first_imports_ends_with_130_and_one_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "nrc-probe: interrupted\n")
 
 
+DROPPED = """
+import runpy, signal, sys, time, click
+class Passing:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def wait(*_, **__):
+    Passing()  # what is raised at its end, Python drops
+    time.sleep(5)
+click.Group.main = wait
+runpy.run_module("nrc_probe", run_name="__main__")
+"""
+ALL_BUT_OVER = """
+import atexit, runpy, signal, sys
+atexit.register(lambda: signal.raise_signal(signal.SIGINT))
+sys.argv = ["nrc-probe", "--version"]
+runpy.run_module("nrc_probe", run_name="__main__")
+"""
+
+
+def test_an_interruption_that_python_drops_comes_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nrc-probe: interrupted\n")
+
+
+def test_an_interruption_of_what_is_all_but_over_is_no_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_BUT_OVER], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nrc-probe, version")
+
+
 def test_interrupting_ends_with_130_and_one_word(folder: Path) -> None:
     (folder / "slow.py").write_text(
         "import time\ndef data():\n    open('begun', 'w').close()\n    time.sleep(30)\n"

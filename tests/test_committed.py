@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def test_after_a_death_at_any_system_call_the_content_is_a_commit(seed, tmp_path
     assert len(whole) == 7
     assert content_of(path) == whole[-1]
     for dies_at in range(1, calls + 1):
+        path.unlink()  # its journal stays, and is about no file
         commits, _ = run(path, seed, dies_at, monkeypatch)
         if not journal_of(path).exists():
             assert len(commits) <= 2  # the first commit was not made
@@ -121,6 +123,21 @@ def test_a_file_that_is_being_written_is_locked(tmp_path):
         CommittedFile(tmp_path / "f", create=False)
     file.close()
     CommittedFile(tmp_path / "f", create=False).close()
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [lambda f: f.replace(f.with_name("whole")), lambda f: (f.unlink(), f.write_bytes(b"new"))]
+)
+def test_a_file_that_another_finishes_or_removes_before_it_is_locked_is_not_begun_anew(
+    meanwhile, tmp_path, monkeypatch
+):
+    path = tmp_path / "f"
+    path.write_bytes(b"whole")
+    lock = committed._lock
+    monkeypatch.setattr(committed, "_lock", lambda handle, path: (meanwhile(path), lock(handle, path)))
+    with pytest.raises(StoreError, match=r"f: another process has just finished or removed it \(try again\)"):
+        CommittedFile(path, create=True)
+    assert [left.read_bytes() for left in tmp_path.iterdir()] in ([b"whole"], [b"new"])
 
 
 @pytest.mark.parametrize(
@@ -184,3 +201,41 @@ def test_after_a_refusal_nothing_more_is_written(tmp_path, monkeypatch):
         file.commit()
     file.close()
     assert content_of(tmp_path / "f") == b"one"
+
+
+def test_a_view_reads_as_any_file_does(tmp_path):
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"0123456789"))
+    file.commit()
+    file.close()
+    view = CommittedView(tmp_path / "f")
+    assert (view.seek(4), view.read(3), view.tell()) == (4, b"456", 7)
+    view.close()
+
+
+def test_a_pipe_is_not_written_to(tmp_path):
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(StoreError, match=r"f: expected an ordinary file \(remove it"):
+        CommittedFile(tmp_path / "f", create=True)
+
+
+def test_what_others_have_committed_is_not_begun_anew(tmp_path):
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"x"))
+    file.commit()
+    file.close()
+    with pytest.raises(StoreError, match=r"f: another process has just written it \(try again\)"):
+        CommittedFile(tmp_path / "f", create=True)
+    assert (tmp_path / "f").read_bytes() == content_of(tmp_path / "f") == b"x"
+
+
+def test_where_there_are_no_locks_a_file_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    file = CommittedFile(tmp_path / "f", create=True)
+    file.write(memoryview(b"x"))
+    file.commit()
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"x"

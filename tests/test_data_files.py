@@ -648,3 +648,75 @@ def test_a_file_that_cannot_be_read_for_its_fingerprint_is_one_line(
     monkeypatch.setattr(Path, "open", open_)
     with pytest.raises(DataError, match=r"21_0_0_2017\.png: the file cannot be read: Permission denied$"):
         open_dataset(DataSpec(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reading"),
+    [("0:2", "inputs 0:2, targets another file"), (None, "inputs all, targets another file")],
+)
+def test_of_inputs_in_a_file_of_their_own_some_columns_can_be_taken(
+    inputs: str | None, reading: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    dataset = open_dataset(DataSpec("x.npy", inputs, "y.npy", folder=tmp_path))
+    torch.testing.assert_close(read(dataset)[0], torch.from_numpy(X[:, : 2 if inputs else 4]))
+    assert dataset.reading == reading
+
+
+def test_columns_of_inputs_that_have_none_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X[:, :, None])
+    np.save(tmp_path / "y.npy", Y)
+    with pytest.raises(DataError, match=r"x\.npy: inputs '0:2': expected \(n, d\), got \(50, 4, 1\)"):
+        open_dataset(DataSpec("x.npy", "0:2", "y.npy", folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.h5", "d.safetensors", "d.pt"])
+def test_arrays_of_one_number_are_no_data(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    one, many = np.float32(1), Y
+    writers: dict[str, Callable[[], object]] = {
+        "d.npz": lambda: np.savez(path, x=one, y=many),
+        "d.h5": lambda: write_scalar(path),
+        "d.safetensors": lambda: save_safetensors({"x": np.array(one), "y": many}, path),
+        "d.pt": lambda: torch.save({"x": torch.tensor(1.0), "y": torch.from_numpy(many)}, path),
+    }
+    writers[name]()
+    with pytest.raises(DataError, match=r"rows|expected"):
+        read(open_dataset(DataSpec(name, folder=tmp_path)))
+
+
+def write_scalar(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"], file["y"] = np.float32(1), Y
+
+
+def test_statistics_of_one_number_scale_every_column(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    numbers = {"x_mean": np.array(0.5), "x_std": np.array(2.0)}
+    save_safetensors({key: np.array(value) for key, value in numbers.items()}, tmp_path / "s.safetensors")
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        for key, value in numbers.items():
+            file[key] = value
+    for name in ("s.safetensors", "s.h5"):
+        dataset = open_dataset(DataSpec("d.npz", standardize=name, folder=tmp_path))
+        torch.testing.assert_close(read(dataset)[0].double(), torch.from_numpy((X.astype(float) - 0.5) / 2))
+
+
+def test_a_torch_file_of_anything_else_is_no_data(tmp_path: Path) -> None:
+    torch.save("words", tmp_path / "d.pt")
+    with pytest.raises(DataError, match=r"d\.pt: holds a str; expected a dict of tensors or a pair \(x, y\)"):
+        open_dataset(DataSpec("d.pt", folder=tmp_path))
+
+
+def test_a_csv_of_comments_alone_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("# nothing\n\n")
+    with pytest.raises(DataError, match=r"d\.csv"):
+        read(open_dataset(DataSpec("d.csv", folder=tmp_path)))
+
+
+def test_a_number_that_only_python_reads_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n1_000,3\n")
+    with pytest.raises(DataError, match=r"d\.csv: not a readable \.csv file") as caught:
+        read(open_dataset(DataSpec("d.csv", targets="b", folder=tmp_path)))
+    assert "\n" not in str(caught.value)

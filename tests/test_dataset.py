@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nrc_probe.dataset import Dataset, Statistics, open_dataset, rows, wrap_dataset
+from nrc_probe.dataset import Dataset, Statistics, bytes_in_memory, open_dataset, rows, wrap_dataset
 from nrc_probe.dataset.standardize import Spread
 from nrc_probe.errors import DataError
 from nrc_probe.spec import DataSpec
@@ -358,3 +358,50 @@ def test_opening_a_file_and_wrapping_its_arrays_is_the_same(tmp_path: Path) -> N
     wrapped = wrap_dataset((X, Y), DataSpec(standardize=BOTH))
     for one, other in zip(read(opened), read(wrapped), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_is_standardised_is_inputs_or_targets(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 2)), y=np.ones((3, 1)))
+    with pytest.raises(DataError, match=r"standardize 'labels': expected inputs or targets"):
+        open_dataset(DataSpec("d.npz", standardize=("labels",), folder=tmp_path))
+
+
+def test_inputs_of_several_tensors_are_not_standardised_by_a_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x_mean=np.zeros(2), x_std=np.ones(2))
+    pair = (torch.ones(3, 2), torch.ones(3, 2))
+    words = r"inputs are (not one tensor|a tuple, not one tensor): standardise them in the data set"
+    for standardize in (("inputs",), str(tmp_path / "s.npz")):
+        with pytest.raises(DataError, match=words):
+            list(wrap_dataset([(pair, torch.ones(3, 1))], DataSpec(standardize=standardize)).batches(3, None))
+
+
+def test_a_table_is_no_file_of_statistics(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("x_mean,x_std\n0,1\n")
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 2)), y=np.ones((3, 1)))
+    with pytest.raises(DataError, match=r"s\.csv: a table; expected a file that holds inputs_mean"):
+        open_dataset(DataSpec("d.npz", standardize="s.csv", folder=tmp_path))
+
+
+def test_flat_inputs_and_targets_are_standardised_as_one_column(tmp_path: Path) -> None:
+    x = np.arange(4.0)
+    np.savez(tmp_path / "d.npz", x=x[:, None], y=x)
+    dataset = open_dataset(DataSpec("d.npz", standardize=("targets",), folder=tmp_path))
+    expected = torch.from_numpy((x - x.mean()) / x.std())[:, None]
+    torch.testing.assert_close(read(dataset)[1], expected)
+
+
+def test_a_limit_beyond_the_end_takes_all_rows() -> None:
+    dataset = wrap_dataset([(torch.ones(3, 2), torch.ones(3, 1))] * 2, DataSpec())
+    assert sum(len(targets) for _, targets in dataset.batches(4, 100)) == 6
+
+
+def test_images_keep_their_four_dimensions() -> None:
+    batches = [(torch.ones(3, 4, 4, 3), torch.ones(3, 1)), (torch.ones(3, 2), torch.ones(3, 1))]
+    with pytest.raises(DataError, match=r"images have shape \(3, 2\); expected 4 dimensions"):
+        list(wrap_dataset(batches, DataSpec(images="nhwc")).batches(3, None))
+
+
+def test_rows_that_are_in_no_file_are_of_no_known_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 2)), y=np.ones((3, 1)))
+    assert bytes_in_memory(open_dataset(DataSpec("d.npz", folder=tmp_path))) == 3 * (2 * 8 + 8)
+    assert bytes_in_memory(wrap_dataset([(torch.ones(3, 2), torch.ones(3, 1))], DataSpec())) is None

@@ -482,3 +482,11 @@ def test_small_singular_values_of_float64_weights_are_told_from_rounding_at_any_
     if small > 1e-10:
         np.testing.assert_allclose(got.values[:3], values[:3], rtol=1e-5)
         assert abs(V[:, 1] @ got.directions[:, 1].numpy()) == pytest.approx(1, abs=1e-5)
+
+
+def test_targets_that_do_not_vary_have_no_rank():
+    assert target_rank(torch.zeros(3, dtype=torch.float64)) is None
+
+
+def test_a_power_of_two_that_is_too_large_is_infinite_with_its_sign():
+    assert [metrics._times_power(value, 2000) for value in (1.0, -1.0)] == [math.inf, -math.inf]

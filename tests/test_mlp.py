@@ -12,6 +12,7 @@ from networks import Named, assert_rebuilt, network_of, saved, stack, trained
 from torch import Tensor, nn
 
 from nrc_probe.architecture import ACTIVATIONS, build_network
+from nrc_probe.errors import ArchitectureError
 from nrc_probe.spec import ModelSpec
 
 # --- order and names ---
@@ -283,3 +284,18 @@ def _nested(model: nn.Sequential) -> Named:
             parent = parent.get_submodule(container)
         parent.add_module(last, module)
     return root
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"norm.weight": torch.ones(4), "norm.bias": torch.ones(4)}, "no Linear among the 2 tensors"),
+        (
+            {"a.weight": torch.ones(3, 4), "a.bias": torch.ones(4)},
+            r"'a\.bias' of shape \(4,\) is of neither a Linear nor a norm",
+        ),
+    ],
+)
+def test_tensors_that_are_of_no_mlp_are_refused(tensors, words):
+    with pytest.raises(ArchitectureError, match=words):
+        build_network(saved(tensors), ModelSpec(architecture="mlp"))

@@ -34,7 +34,15 @@ from nrc_probe.report.contents import print_contents
 from nrc_probe.report.terminal import print_result
 from nrc_probe.store import writing
 from nrc_probe.store.committed import journal_of
-from nrc_probe.store.layout import SCHEMA, layer_name, link_name, read_text, write_text
+from nrc_probe.store.layout import (
+    SCHEMA,
+    layer_name,
+    link_name,
+    read_text,
+    write_array,
+    write_text,
+)
+from nrc_probe.store.stream import checks_name
 from nrc_probe.store.writing import partial_of
 
 HOPPER = Path(__file__).parent.parent / "fixtures" / "hopper"
@@ -735,6 +743,7 @@ M = "moments/layers.2"
         (f"{M}/mean_y", lambda y: y + 1, f"'/{M}/mean_y': is of other targets"),
         (f"{M}/scatter_yy", lambda y: y * 2, f"'/{M}/scatter_yy': is of other targets"),
         (f"{M}/scatter_hh", np.triu, f"'/{M}/scatter_hh': expected a symmetric matrix"),
+        (f"{M}/scatter_hh", lambda h: h[:3], f"'/{M}/scatter_hh': expected (8, 8), got (3, 8)"),
         (f"{M}/scatter_hh", lambda h: h * np.nan, f"'/{M}/scatter_hh': expected finite numbers"),
         (f"{M}/scatter_hy", lambda h: h * np.inf, f"'/{M}/scatter_hy': expected finite numbers"),
         (f"{M}/mean_h", lambda h: h * 1j, f"'/{M}/mean_h': expected real numbers, got complex128"),
@@ -760,6 +769,52 @@ def test_moments_of_other_targets_are_refused(tmp_path):
             del book[f"{M}/{name}"]
             book[f"{M}/{name}"] = np.ones(shape)
     refused(tmp_path / "m.h5", f"'/{M}': is of 1 targets, the network's errors of 2")
+
+
+def test_facts_that_are_no_text_of_ours_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "m.h5", moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book["facts"]
+        write_array(book, "facts", np.bytes_(b"{"))
+    refused(tmp_path / "m.h5", "m.h5", "'facts' is damaged: no JSON")
+
+
+def test_moments_without_facts_are_not_merged(tmp_path):
+    checkpoint, data = study(tmp_path)
+    for name in ("m.h5", "n.h5"):
+        dump(checkpoint, data, output=tmp_path / name, moments_only=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as book:
+        del book["facts"]
+    words = "m.h5: tells no facts, so that nobody knows what its moments are of"
+    with pytest.raises(StoreError, match=words):
+        merge([tmp_path / "m.h5", tmp_path / "n.h5"], output=tmp_path / "sum.h5")
+
+
+def test_a_file_of_others_without_rows_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as book:
+        book.attrs["schema"], book.attrs["complete"] = "nrc-probe/activations/1", True
+        book.create_dataset("targets", (0, 2), "f4")
+        book.create_dataset("layers/0/features", (0, 5), "f4")
+    refused(tmp_path / "a.h5", "a.h5: there are no rows in it")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_of_others_that_is_not_finite_is_refused(value, tmp_path):
+    x, y = study_arrays()
+    np.savez(tmp_path / "a.npz", f=x, y=y, w=np.full((3, 5), value))
+    with pytest.raises(StoreError, match=r"a\.npz: weight 'w' is not finite"):
+        score(tmp_path / "a.npz", features=["f"], targets="y", weights={"f": "w"})
+
+
+def test_check_sums_of_another_number_of_chunks_are_refused(tmp_path):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as book:
+        sums = book[checks_name("targets")][()]
+        del book[checks_name("targets")]
+        book[checks_name("targets")] = np.append(sums, sums)
+    refused(tmp_path / "a.h5", "'/targets': expected a check sum a chunk of", "got (2,)")
 
 
 def test_a_layer_without_moments_is_said_to_be_left_out(tmp_path):
@@ -1189,6 +1244,14 @@ def test_the_journal_of_a_dump_that_was_killed_once_it_had_its_name_goes(tmp_pat
     assert score(tmp_path / "a.h5").data.n == 60
 
 
+def test_the_next_journal_that_a_kill_left_goes_where_the_dump_is_whole(tmp_path):
+    checkpoint, data = study(tmp_path)
+    resume(checkpoint, data, tmp_path / "a.h5")
+    (tmp_path / "a.h5.partial.journal.new").write_bytes(b"half of it")
+    resume(checkpoint, data, tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
 def test_a_dump_under_way_is_not_disturbed(tmp_path, monkeypatch):
     checkpoint, data = study(tmp_path)
     end_batch, refusals = writing.ActivationWriter.end_batch, []
@@ -1204,6 +1267,71 @@ def test_a_dump_under_way_is_not_disturbed(tmp_path, monkeypatch):
     dump(checkpoint, data, output=tmp_path / "a.h5")
     assert len(refusals) == 2
     assert score(tmp_path / "a.h5").data.n == 60
+
+
+def held(partial: Path) -> bool:
+    """Whether others are refused the file."""
+    try:
+        writing.CommittedFile(partial, create=True).close()
+    except StoreError as error:
+        return "another process is writing it" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_whole_dump_without_its_name_is_begun_anew_by_nobody_and_named_by_anybody(
+    resumes, tmp_path, monkeypatch
+):
+    checkpoint, data = study(tmp_path)
+    rename, seen = writing._rename, []
+    if resumes:  # what lacks but its name gets it
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_rename", lambda *_: (_ for _ in ()).throw(Stopped))
+            with pytest.raises(Stopped):
+                dump(checkpoint, data, output=tmp_path / "a.h5")
+
+    def meanwhile(partial, output):
+        with pytest.raises(StoreError, match="another process has just written it"):
+            writing.CommittedFile(partial, create=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_rename", rename)
+            seen.append(writing.give_name(output))
+        rename(partial, output)
+
+    monkeypatch.setattr(writing, "_rename", meanwhile)
+    dump(checkpoint, data, output=tmp_path / "a.h5", resume=resumes)
+    assert seen == [True]
+    assert score(tmp_path / "a.h5").data.n == 60
+    assert sorted(path.name for path in tmp_path.glob("a.h5*")) == ["a.h5"]
+
+
+def test_a_whole_dump_that_is_removed_before_it_has_its_name_is_an_error(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    dump(checkpoint, data, output=tmp_path / "a.h5", limit=20)
+    rename = writing._rename
+    monkeypatch.setattr(
+        writing, "_rename", lambda partial, output: (partial.unlink(), rename(partial, output))
+    )
+    with pytest.raises(OutputError, match=r"cannot write '.*a\.h5': No such file"):
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert score(tmp_path / "a.h5").data.n == 20
+
+
+def test_a_dump_that_is_given_up_is_held_until_its_file_is_gone(tmp_path, monkeypatch):
+    checkpoint, data = study(tmp_path)
+    is_unfinished, seen = writing.is_unfinished, []
+
+    def look(output):
+        if partial_of(output).exists():
+            seen.append(held(partial_of(output)))
+        return is_unfinished(output)
+
+    monkeypatch.setattr(writing, "is_unfinished", look)
+    monkeypatch.setattr(writing.ActivationWriter, "take", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        dump(checkpoint, data, output=tmp_path / "a.h5")
+    assert seen == [True]
+    assert not list(tmp_path.glob("a.h5*"))
 
 
 def test_an_interruption_amid_a_write_keeps_what_was_committed(tmp_path, monkeypatch):

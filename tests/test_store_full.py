@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from books import everything_in, study
+from processes import environment, small_file_system
 
 from nrc_probe import dump
 from nrc_probe.store.writing import partial_of
 
-ROOT = Path(__file__).parent.parent
 DUMP = """
 import resource, sys
 from nrc_probe.cli import main
@@ -28,9 +27,8 @@ main()
 
 def run(checkpoint: Path, data: Path, output: Path, *options: object, limit: int = 0) -> tuple[int, str]:
     command = [sys.executable, "-c", DUMP, limit, "dump", checkpoint, "--data", data, "-o", output, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, check=False
+        list(map(str, command)), capture_output=True, text=True, env=environment(), check=False
     )
     return done.returncode, done.stderr
 
@@ -70,13 +68,10 @@ def test_moments_that_find_no_room_are_one_error_and_leave_nothing(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 600 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", 600) as there:
+        if not there:
+            pytest.skip("a small file system can be mounted by root only")
+        yield tmp_path / "disk"
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing_that_looks_finished(small_disk, tmp_path):

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import pickle
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ from nrc_probe.dataset import rows, sources
 from nrc_probe.errors import CheckpointError, ConfigError, OutputError
 from nrc_probe.result import Result
 from nrc_probe.sweep import claims, ledger, scorer
+from nrc_probe.sweep import sweep as sweeps
+from nrc_probe.sweep.outcome import Interrupted
 from nrc_probe.sweep.terminal import batch_progress_on, print_sweep
 
 
@@ -675,3 +679,73 @@ def test_a_result_that_is_a_link_to_a_file_of_another_kind_is_not_written_throug
     assert states(sweep) == ["failed", "failed", *["scored"] * 4]
     assert all("it is a link to '" in outcome.reason for outcome in sweep.failed)
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_where_a_system_cannot_say_which_cores_are_ours_all_of_them_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert sweeps._cores() == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_in_another_thread_ctrl_c_stays_what_it_is() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def look() -> None:
+        batch_of("runs", "out", progress=lambda *_: seen.append(signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [before] * 6
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_second_interruption_ends_at_once() -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        batch_of("runs", "out", progress=interrupt)
+    assert not isinstance(caught.value, Interrupted)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not list(Path("out").rglob(".*"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interruption_lets_the_running_checkpoint_finish() -> None:
+    words = r"interrupted after 1 of 6 checkpoints"
+    with pytest.raises(Interrupted, match=words):
+        batch_of("runs", "out", progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    assert len(files(Path("out"))) == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_checkpoint_that_another_holds_for_a_while_is_told_of_once() -> None:
+    held = ledger.claim_file(Path("out"), "wd_0/1.pth")
+    held.parent.mkdir(parents=True)
+    claim = claims.take(held)
+    assert claim
+    told: list[str] = []
+
+    def progress(outcome: Outcome, *_: int) -> None:
+        told.append(outcome.state)
+        if told.count("scored") == 5:
+            threading.Timer(0.5, claim.release).start()
+
+    sweep = batch_of("runs", "out", progress=progress)
+    assert states(sweep) == ["scored"] * 6
+    assert told.count("taken") == 1
+    assert not held.exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_output_folder_that_may_not_be_written_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(
+        OutputError, match=r"cannot write below 'out': it is not writable \(name another folder\)"
+    ):
+        batch_of("runs", "out")

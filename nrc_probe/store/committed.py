@@ -41,6 +41,11 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.journal")
 
 
+def new_journal_of(path: Path) -> Path:
+    """Where the next journal of `path` lies until it is whole; a kill may leave it."""
+    return path.with_name(f"{path.name}.journal.new")
+
+
 class CommittedView:
     """The last commit of a file, as a file object for h5py to read; the file is not touched."""
 
@@ -99,7 +104,7 @@ class CommittedFile(CommittedView):
         """
         self.failure: OSError | None = None
         """The first refusal to write: afterwards nothing is written, and `commit` raises it."""
-        self._journal = journal_of(path)
+        self._path, self._journal = path, journal_of(path)
         self._changes, self._place, self._size, self._committed = [], 0, 0, 0
         if create and not path.exists():  # whatever its journal is about, it is not the new file
             self._journal.unlink(missing_ok=True)
@@ -109,8 +114,9 @@ class CommittedFile(CommittedView):
         try:
             _check_own(self._handle, path)
             _lock(self._handle, path)
+            _check_still_there(self._handle, path)
             if create:
-                self._journal.unlink(missing_ok=True)
+                _check_uncommitted(path)
                 if os.fstat(self._handle).st_size:  # ext4 flushes a file that was truncated as it is closed
                     os.ftruncate(self._handle, 0)
             else:
@@ -121,11 +127,15 @@ class CommittedFile(CommittedView):
             os.close(self._handle)
             raise
 
+    def status(self) -> os.stat_result:
+        """Which file it is, whatever its name."""
+        return os.fstat(self._handle)
+
     def commit(self) -> None:
         """Make all that was written so far the content that survives. Raises OSError."""
         if self.failure:
             raise self.failure
-        waiting = self._journal.with_name(f"{self._journal.name}.new")
+        waiting = new_journal_of(self._path)
         waiting.write_bytes(_packed(self._size, self._changes))
         waiting.replace(self._journal)
         self._apply()
@@ -229,6 +239,22 @@ def _check_own(handle: int, path: Path) -> None:
         raise StoreError(f"{path}: expected an ordinary file ({_WAY_OUT})")
     if found.st_nlink > 1:
         raise StoreError(f"{path}: has {found.st_nlink} names: the others would be written over ({_WAY_OUT})")
+
+
+def _check_still_there(handle: int, path: Path) -> None:
+    """Raise StoreError where what is open has lost its name before it was locked: it may be whole."""
+    try:
+        there = os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise StoreError(f"{path}: another process has just finished or removed it (try again)")
+
+
+def _check_uncommitted(path: Path) -> None:
+    """Raise StoreError where others have committed something while they were not looked for."""
+    if journal_of(path).exists():
+        raise StoreError(f"{path}: another process has just written it (try again)")
 
 
 def _lock(handle: int, path: Path) -> None:

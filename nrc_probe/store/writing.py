@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +18,7 @@ from nrc_probe.errors import OutputError, StoreError
 from nrc_probe.files import FILE, kind_of
 from nrc_probe.layers import Layer
 from nrc_probe.scoring import reader_of
-from nrc_probe.store.committed import CommittedFile, journal_of
+from nrc_probe.store.committed import CommittedFile, journal_of, new_journal_of
 from nrc_probe.store.layout import (
     VERSIONS,
     hdf5_words,
@@ -88,13 +89,14 @@ def give_name(output: Path) -> bool:
     if not is_unfinished(output):
         if output.exists() and not partial.exists():  # killed after the name was given
             journal_of(partial).unlink(missing_ok=True)
+            new_journal_of(partial).unlink(missing_ok=True)
         return False
-    with readable(partial):
-        file = CommittedFile(partial, create=False)
-        with closing(file), h5py.File(file, "r") as book:
+    with readable(partial), closing(CommittedFile(partial, create=False)) as file:
+        status = file.status()
+        with h5py.File(file, "r") as book:
             whole = is_complete(book)
     if whole:
-        _rename(partial, output)
+        _rename_once(partial, output, status)
     return whole
 
 
@@ -120,6 +122,18 @@ def _is_remnant(path: Path) -> bool:
             return label(book, "schema").startswith("nrc-probe/activations/")
     except (OSError, RuntimeError, KeyError, ValueError):
         return False
+
+
+def _rename_once(partial: Path, output: Path, status: os.stat_result) -> None:
+    """Give a whole file its name, unless another process that found it whole has just done so.
+
+    It is closed before: who reads an HDF5 file locks it.
+    """
+    try:
+        _rename(partial, output)
+    except FileNotFoundError:
+        if not (output.exists() and os.path.samestat(output.stat(), status)):
+            raise
 
 
 def _rename(partial: Path, output: Path) -> None:
@@ -250,9 +264,10 @@ class ActivationWriter:
             self._book.attrs["complete"] = True
             self._book.close()
             self._file.commit()
+            status = self._file.status()
             self._file.close()
             self._finished = True
-            _rename(partial_of(self._plan.output), self._plan.output)
+            _rename_once(partial_of(self._plan.output), self._plan.output, status)
 
     # how it begins
 
@@ -342,9 +357,9 @@ class ActivationWriter:
         with uninterrupted():
             if self._book is not None:
                 self._book.close()
+            if not is_unfinished(self._plan.output):  # before others can begin in the file
+                partial_of(self._plan.output).unlink(missing_ok=True)
             self._file.close()
-        if not is_unfinished(self._plan.output):
-            partial_of(self._plan.output).unlink(missing_ok=True)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

@@ -78,11 +78,22 @@ def _create(path: Path) -> Claim | None:
     except FileExistsError:
         return None
     try:
-        os.write(handle, json.dumps({"token": token, **_myself()}).encode())
+        _write(handle, path, json.dumps({"token": token, **_myself()}).encode())
         # a process that was stopped between these lines may have lost the claim meanwhile
         return Claim(path, token) if _is_at(handle, path) else None
     finally:
         os.close(handle)
+
+
+def _write(handle: int, path: Path, content: bytes) -> None:
+    """Write all of it, or leave no claim: what a full disk cuts short names no owner."""
+    try:
+        while content:
+            content = content[os.write(handle, content) :]
+    except OSError:
+        if _is_at(handle, path):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _clear_if_lost(path: Path) -> bool:
@@ -227,5 +238,5 @@ def _place() -> str:
 
 def _now(folder: Path) -> float:
     """The time on the clock that dates the files in `folder`, perhaps another machine's."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
+    with tempfile.TemporaryFile(dir=folder) as file:  # without a name, which a kill would leave
         return os.fstat(file.fileno()).st_mtime
