@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from nrc_probe.errors import OutputError
 from nrc_probe.files import FILE, kind_of
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
@@ -74,11 +77,17 @@ def _refused(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(_refusal(path, error.strerror or str(error))) from error
+        raise OutputError(_refusal(path, error.strerror or str(error), way_out(error))) from error
 
 
-def _refusal(path: Path, reason: str) -> str:
-    return f"cannot write '{path}': {reason} (name another file)"
+def way_out(error: BaseException) -> str:
+    """What to do where the system refuses to write."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    return "free some space, or name another file" if full else "name another file"
+
+
+def _refusal(path: Path, reason: str, way: str = "name another file") -> str:
+    return f"cannot write '{path}': {reason} ({way})"
 
 
 def _umask() -> int:

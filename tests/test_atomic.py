@@ -53,7 +53,7 @@ def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
-    message = r"^cannot write '.*r\.json': No space left on device \(name another file\)$"
+    message = r"^cannot write '.*r\.json': No space left on device \(free some space, or name another file\)$"
     with pytest.raises(OutputError, match=message), replacing(tmp_path / "r.json"):
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from nrc_probe.atomic import way_out
 from nrc_probe.capture import GAPS
 from nrc_probe.errors import OutputError, StoreError
 from nrc_probe.files import FILE, kind_of
@@ -381,5 +382,5 @@ class ActivationWriter:
     def _refusal(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or str(error)
         kept = is_unfinished(self._plan.output)
-        way = "--resume goes on from what was written" if kept else "name another file"
+        way = "--resume goes on from what was written" if kept else way_out(error)
         return OutputError(f"cannot write '{self._plan.output}': {reason} ({way})")
