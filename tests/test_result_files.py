@@ -42,6 +42,14 @@ def test_a_file_that_is_reached_twice_counts_once(folder: Path) -> None:
     assert len(read_results(folder, folder / "wd_0.0", folder / "wd_0.0" / "1.pth.json").results) == 8
 
 
+def test_a_folder_that_is_named_twice_counts_once(folder: Path) -> None:
+    (folder / "9.pth.failed.json").write_text(json.dumps({"checkpoint": "9.pth", "reason": "truncated"}))
+    (folder / "broken.json").write_text("[")
+    once, twice = read_results(folder), read_results(folder, folder)
+    assert (len(twice.failed), len(twice.unread)) == (len(once.failed), len(once.unread)) == (1, 1)
+    assert len(twice.results) == len(once.results)
+
+
 def test_recorded_failures_and_unreadable_files_are_named_with_their_reasons(folder: Path) -> None:
     failure = {"schema": "nrc-probe/failure/1", "checkpoint": "runs/9.pth", "reason": "truncated"}
     (folder / "9.pth.failed.json").write_text(json.dumps(failure))

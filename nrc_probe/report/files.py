@@ -34,8 +34,11 @@ def read_results(
     found: dict[Path, Found] = {}
     failed: list[Broken] = []
     unread: list[Broken] = []
-    others = 0
+    others, seen = 0, set[Path]()
     for path, named in _listed(paths, unread):
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
         if path.name.endswith(_FAILED):
             failed.append(_failure(path))
             continue
@@ -51,7 +54,7 @@ def read_results(
         if result is None:
             others += 1
         else:
-            found.setdefault(path.resolve(), Found(_judged(result, thresholds), path))
+            found[path.resolve()] = Found(_judged(result, thresholds), path)
     if not found:
         raise DataError(_nothing(paths, failed, unread, others))
     return Study(group_runs(found.values()), tuple(failed), tuple(unread), others, tuple(found))

@@ -63,7 +63,7 @@ def bound(model: nn.Module, x: torch.Tensor, width: int, dtype: torch.dtype) -> 
 def figures(
     rows: int, width: int, depth: int, *, rounds: int, threads: int, device: str = "cpu"
 ) -> Iterator[Figure]:
-    """Both precisions of one shape."""
+    """Both precisions of one shape; minutes of a single round need no warm-up."""
     torch.manual_seed(0)
     place = torch.device(device)
     model = network(INPUTS, width, depth, TARGETS).to(place).eval()
@@ -76,7 +76,7 @@ def figures(
         if place.type == "cpu":
             sides[f"bound of {precision}"] = bound(model, data[0], width, dtype)
     with threads_of_torch(threads):
-        taken = times(sides, rounds)
+        taken = times(sides, rounds, warm_up=rounds > 1)
     for precision, goal in (("exact", 2.1), ("fast", 1.7)):
         yield Figure(
             f"analysis, {precision}: {depth} x {width}, {rows:,} rows, {threads} thread{'s'[: threads - 1]}",

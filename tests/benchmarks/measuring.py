@@ -71,16 +71,16 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - started
 
 
-def times(sides: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+def times(sides: Mapping[str, Run], rounds: int, *, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of every side, one a round, in turn, so that a noisy machine disturbs all alike.
 
-    A first round is not counted: it warms caches and thread pools up.
+    warm_up: run a first round that is not counted, for caches and thread pools.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for round_number in range(rounds + 1):
+    for round_number in range(-int(warm_up), rounds):
         for name, run in sides.items():
             taken = seconds(run)
-            if round_number:
+            if round_number >= 0:
                 found[name].append(taken)
     return found
 
