@@ -571,3 +571,10 @@ def test_layers_of_bare_numbers_are_said_to_be_layers() -> None:
     )
     assert "variance in layer 2.0 lies outside" in reading(a_result(a_layer("2.0", 0.5)))
     assert reading(a_result(a_layer("fc1", 0.5), a_layer("fc2", 0.1))).startswith("From fc2 on")
+
+
+def test_a_linear_map_of_more_features_than_rows_is_said_to_be_flattered() -> None:
+    result = a_result(a_layer("a", 0.5))
+    few = replace(result, data=replace(result.data, n=64))
+    assert "own error (flattered: it was fitted to 64 rows of 64 features)." in reading(few)
+    assert "flattered" not in reading(replace(result, data=replace(result.data, n=65)))

@@ -109,8 +109,14 @@ def _linearity(result: Result) -> Iterator[str]:
         already = "" if linear is result.layers[-1] else "already "
         yield (
             f"A linear map of {spoken(linear.name)}'s input {already}predicts with "
-            f"{_times(linear.nrc4_ratio)}the network's own error."
+            f"{_times(linear.nrc4_ratio)}the network's own error{_flattered(linear, result.data.n)}."
         )
+
+
+def _flattered(layer: LayerResult, n: int) -> str:
+    """What to mind where a linear map has as many coefficients as rows to fit."""
+    rows = "1 row" if n == 1 else f"{n} rows"
+    return f" (flattered: it was fitted to {rows} of {layer.width} features)" if n <= layer.width else ""
 
 
 def _ranks(result: Result) -> Iterator[str]:
