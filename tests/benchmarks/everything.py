@@ -1,4 +1,4 @@
-"""All benchmarks, some 40 minutes on 2 cores; writes what they find into the README's table.
+"""All benchmarks, some 20 minutes on 2 cores; writes what they find into the README's table.
 
 python tests/benchmarks/everything.py [--quick] [--readme README.md]
 """

@@ -3,7 +3,7 @@
     python tests/benchmarks/memory.py --rows 10000 100000 1000000 --widths 256 512 1024 --depths 4 8 16
 
 Every figure is the peak resident size of a whole `nrc-probe analyze` less that of `nrc-probe layers` on
-the same checkpoint, which imports and builds the same but reads no data; the bound is what the moments of
+the same checkpoint, which imports and builds the same but reads no data. The sums are what the moments of
 all layers take by themselves. Start-up is `nrc-probe --help` over `python -c pass`, in turn.
 """
 
@@ -68,8 +68,8 @@ def memory(folder: Path, n: int, width: int, depth: int) -> Figure:
     taken = peak("analyze", str(checkpoint), "--data", str(data), "--threads", "1", "-q")
     taken -= peak("layers", str(checkpoint))
     sums = 8 * ((INPUTS + TARGETS + 1) ** 2 + (depth - 1) * (width + TARGETS + 1) ** 2)
-    what = f"peak memory beyond imports: {depth} x {width}, {n:,} rows"
-    return Figure(what, "MiB", [taken / MEBI], [sums / MEBI])
+    what = f"peak memory beyond `layers`: {depth} x {width}, {n:,} rows (its sums: {sums / MEBI:.1f} MiB)"
+    return Figure(what, "MiB", [taken / MEBI])
 
 
 def start_up(rounds: int) -> Figure:
